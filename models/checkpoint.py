@@ -1,0 +1,159 @@
+"""Checkpoints: `model.safetensors` (the weights) beside `model.json` (all that says what they are). Nothing is unpickled."""
+
+import hashlib
+import json
+import os
+import platform
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import nn
+
+from models import MODELS, build
+
+FORMAT = "dxray checkpoint 1"
+WEIGHTS, CARD = "model.safetensors", "model.json"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used; its text is one sentence: what came, what was expected, what to do."""
+
+
+@dataclass
+class ModelCard:
+    """What `model.json` says of a net.
+
+    Attributes:
+        net: its name in `MODELS`.
+        parameters: the keyword arguments that were given to it, without `classes`, `channels` and `size`.
+        classes: names of the classes, in the order of the logits.
+        channels: 1 (grey) or 3 (RGB).
+        size: height and width in pixels.
+        trained: what made the weights: data, seed, epochs, accuracies, recipe.
+        versions: of the software that wrote it.
+        sha256: of the weights file together with the architecture; filled in by `save` and checked by `load`.
+    """
+
+    net: str
+    parameters: dict[str, Any]
+    classes: tuple[str, ...]
+    channels: int = 1
+    size: tuple[int, int] = (48, 48)
+    trained: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    sha256: str = ""
+
+    def build(self) -> nn.Module:
+        """A net of this architecture, with freshly drawn weights."""
+        return build(
+            self.net, **self.parameters, classes=len(self.classes), channels=self.channels, size=tuple(self.size)
+        )
+
+    def fingerprint(self, weights: bytes) -> str:
+        architecture = [self.net, self.parameters, list(self.classes), self.channels, list(self.size)]
+        return hashlib.sha256(json.dumps(architecture, sort_keys=True).encode() + b"\0" + weights).hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """The versions that a result depends on."""
+    try:
+        own = version("dxray")
+    except PackageNotFoundError:  # used from a folder, not installed
+        own = "unknown"
+    return {"dxray": own, "torch": str(torch.__version__), "python": platform.python_version()}
+
+
+def save(net: nn.Module, card: ModelCard, directory: Path | str) -> ModelCard:
+    """Write `net` to `directory` (made if absent); the card as written, with versions and sha256, is returned.
+
+    The card comes last and names the weights' hash, so a process killed half-way leaves no checkpoint that loads wrongly.
+    """
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    weights = save_tensors({name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()})
+    card = ModelCard(**(asdict(card) | {"versions": versions(), "sha256": card.fingerprint(weights)}))
+    written = {"format": FORMAT, **asdict(card), "parameter_count": sum(p.numel() for p in net.parameters())}
+    _replace(directory / WEIGHTS, weights)
+    _replace(directory / CARD, (json.dumps(written, indent=2) + "\n").encode())
+    return card
+
+
+def load(path: Path | str) -> tuple[nn.Module, ModelCard]:
+    """The net (float32, on the CPU, in eval mode) and its card.
+
+    Args:
+        path: a checkpoint's folder, one of its two files, or a sweep's folder (its best net).
+
+    Raises:
+        CheckpointError: it is missing, incomplete, damaged, of another architecture, or not in this format.
+    """
+    directory = _find(Path(path).expanduser())
+    card = _read_card(directory / CARD)
+    try:
+        weights = (directory / WEIGHTS).read_bytes()
+    except OSError as wrong:
+        raise CheckpointError(f"{directory / WEIGHTS} cannot be read ({wrong.strerror}); train or copy the net again") from None
+    try:
+        tensors = load_tensors(weights)
+    except SafetensorError as wrong:
+        raise CheckpointError(
+            f"{directory / WEIGHTS} is damaged or truncated ({wrong}); train or copy the net again"
+        ) from None
+    try:
+        net = card.build()
+        net.load_state_dict(tensors)
+    except (ValueError, RuntimeError) as wrong:
+        reason = " ".join(str(wrong).split())
+        raise CheckpointError(
+            f"{directory} does not hold the {card.net} that its {CARD} describes: {reason[:200]}"
+        ) from None
+    if card.fingerprint(weights) != card.sha256:
+        raise CheckpointError(f"{directory}: the weights are not those that {CARD} was written for; copy both files again")
+    return net.eval(), card
+
+
+def _find(path: Path) -> Path:
+    if path.name in (WEIGHTS, CARD):
+        path = path.parent
+    if path.is_file():
+        raise CheckpointError(
+            f"{path} is no dxray checkpoint; expected a folder with {WEIGHTS} and {CARD} "
+            "(pickled files such as .pt and .pth are never read: they can run code)"
+        )
+    for directory in (path, path / "best"):
+        if (directory / CARD).is_file():
+            return directory
+    state = "has no" if path.is_dir() else "does not exist, so there is no"
+    raise CheckpointError(f"{path} {state} {CARD}; give the folder of a net that `dxray sweep` has saved")
+
+
+def _read_card(path: Path) -> ModelCard:
+    try:
+        read = json.loads(path.read_bytes())
+        if read.pop("format") != FORMAT:
+            raise CheckpointError(f"{path} is of another format than '{FORMAT}'; train the net again")
+        del read["parameter_count"]
+        card = ModelCard(**read | {"classes": tuple(read["classes"]), "size": tuple(read["size"])})
+    except OSError as wrong:
+        raise CheckpointError(f"{path} cannot be read ({wrong.strerror})") from None
+    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, KeyError, TypeError) as wrong:
+        raise CheckpointError(f"{path} is damaged or is not a net's card ({wrong}); train or copy the net again") from None
+    if card.net not in MODELS:
+        raise CheckpointError(f"{path} asks for a net called '{card.net}'; known are: {', '.join(MODELS)}")
+    return card
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Write and rename, so that a reader sees the old file or the new one, never a part."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    with partial.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)

@@ -1,0 +1,55 @@
+"""Layers that every net of the project shares: the normalisation in front and the dense head behind."""
+
+import torch
+from torch import Tensor, nn
+
+
+class Normalise(nn.Module):
+    """`(x - mean) / std` per channel, as the net's first layer, so that everything outside the net stays in [0, 1].
+
+    The statistics are buffers: they travel in the checkpoint and are set from the training images by `models.train.fit`.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.full((1, channels, 1, 1), 0.5))
+        self.register_buffer("std", torch.full((1, channels, 1, 1), 0.25))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return (images - self.mean) / self.std
+
+
+def convolution(inputs: int, outputs: int, kernel: int, *, batch_norm: bool, dropout: float) -> nn.Sequential:
+    """A stride-1 convolution that keeps height and width, then batch norm (optional), ReLU and dropout (a share in [0, 1))."""
+    layers: list[nn.Module] = [nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=not batch_norm)]
+    if batch_norm:
+        layers.append(nn.BatchNorm2d(outputs))
+    layers.append(nn.ReLU(inplace=True))
+    if dropout > 0:
+        layers.append(nn.Dropout(dropout))
+    return nn.Sequential(*layers)
+
+
+def head(features: int, classes: int, *, hidden: int = 50) -> nn.Sequential:
+    """`(N, C, H, W)` with `C*H*W == features` -> logits `(N, classes)`, through one dense layer of `hidden`."""
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(features, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, classes)
+    )
+
+
+def check_grid(
+    size: tuple[int, int], *, blocks: int, convs: int, filters: int, dropout: float, out_channels: int = 1
+) -> tuple[int, int]:
+    """Height and width after `blocks` halvings; ValueError in one sentence where the parameters make no net."""
+    for name, value in (("blocks", blocks), ("convs", convs), ("filters", filters), ("out_channels", out_channels)):
+        if value < 1:
+            raise ValueError(f"{name}={value}: a net needs at least 1")
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout={dropout}: it is the share of values dropped, in [0, 1)")
+    height, width = size[0] >> blocks, size[1] >> blocks
+    if height < 1 or width < 1:
+        raise ValueError(f"blocks={blocks}: images of {size[0]}x{size[1]} can be halved fewer times than that")
+    return height, width
