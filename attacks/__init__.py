@@ -1,0 +1,22 @@
+"""Attacks on image classifiers: `attack(net, inputs, labels, *, targets, mask, seed, ...) -> Tensor`.
+
+Images are float32 (N, C, H, W) in [0, 1], labels and targets int64 (N,); a net takes such images and
+returns logits. What comes back lies on the 8-bit lattice.
+"""
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from attacks.dx import dx
+
+ATTACKS: dict[str, Callable[..., Tensor]] = {
+    "dx": dx,
+}
+
+
+def find(name: str) -> Callable[..., Tensor]:
+    """The attack called `name`; ValueError with the known names for any other."""
+    if name not in ATTACKS:
+        raise ValueError(f"unknown attack {name!r}; known attacks: {', '.join(ATTACKS)}")
+    return ATTACKS[name]

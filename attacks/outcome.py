@@ -1,0 +1,121 @@
+"""The one place that scores: what an attack did, measured on the 8-bit images as they were read back from disk."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from attacks.lattice import from_levels
+from attacks.norms import l0, l1, l2, linf
+from attacks.query import Query, margin
+
+WINDOW, SIGMA = 11, 1.5  # SSIM's window in pixels and its standard deviation, as in the paper
+LUMINANCE, CONTRAST = 0.01**2, 0.03**2  # its stabilisers for the range [0, 1]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One entry per image, all numpy (N,).
+
+    status: "fooled", "missed", or "already_wrong" (the net did not give the label before any change).
+    predicted, probability: the class the net gives and its softmax probability, before and after.
+    margin: the attack's own measure in logits, > 0 where it has its way, before and after; see `query.margin`.
+    l0 (changed pixels, a pixel of several channels once), l1, l2, linf: size of the change in [0, 1] pixel units.
+    psnr: dB, infinite for an unchanged image. ssim: 1 for an unchanged image.
+    """
+
+    status: np.ndarray
+    predicted_before: np.ndarray
+    predicted_after: np.ndarray
+    probability_before: np.ndarray
+    probability_after: np.ndarray
+    margin_before: np.ndarray
+    margin_after: np.ndarray
+    l0: np.ndarray
+    l1: np.ndarray
+    l2: np.ndarray
+    linf: np.ndarray
+    psnr: np.ndarray
+    ssim: np.ndarray
+
+
+def score(
+    net: nn.Module,
+    original: Tensor,
+    modified: Tensor,
+    labels: Tensor | None = None,
+    targets: Tensor | None = None,
+    *,
+    batch: int = 32,
+) -> Outcome:
+    """Score `modified` against `original`, both uint8 (N, C, H, W), the first as read back from where it was saved.
+
+    labels: the true classes int64 (N,); None takes what the net gives the originals, and nothing is then already wrong.
+    targets: fooled means this class is given; None: any other than the label.
+    Raises ValueError unless both are uint8 of one shape.
+    """
+    if original.dtype != torch.uint8 or modified.dtype != torch.uint8 or original.shape != modified.shape:
+        raise ValueError(
+            "original and modified must be uint8 (N, C, H, W) of one shape, got "
+            f"{original.dtype} {tuple(original.shape)} and {modified.dtype} {tuple(modified.shape)}"
+        )
+    clean, changed = from_levels(original), from_levels(modified)
+    rows = torch.arange(len(original))
+    known = labels if labels is not None else torch.zeros(len(original), dtype=torch.int64)
+    with Query(net, known, targets, batch=batch) as query:
+        before, after = query.logits(clean, rows), query.logits(changed, rows)
+    predicted = before.argmax(dim=1), after.argmax(dim=1)
+    labels = labels if labels is not None else predicted[0]
+    fooled = predicted[1] != labels if targets is None else predicted[1] == targets
+    status = np.where(fooled.numpy(), "fooled", "missed")
+    change = changed - clean
+    return Outcome(
+        status=np.where((predicted[0] != labels).numpy(), "already_wrong", status),
+        predicted_before=predicted[0].numpy(),
+        predicted_after=predicted[1].numpy(),
+        probability_before=before.softmax(dim=1).amax(dim=1).numpy(),
+        probability_after=after.softmax(dim=1).amax(dim=1).numpy(),
+        margin_before=margin(before, labels, targets).numpy(),
+        margin_after=margin(after, labels, targets).numpy(),
+        l0=l0(change).numpy(),
+        l1=l1(change).numpy(),
+        l2=l2(change).numpy(),
+        linf=linf(change).numpy(),
+        psnr=psnr(clean, changed).numpy(),
+        ssim=ssim(clean, changed).numpy(),
+    )
+
+
+def psnr(clean: Tensor, changed: Tensor) -> Tensor:
+    """Peak signal to noise ratio (N,) in dB of images (N, C, H, W) in [0, 1]; infinite where they are equal."""
+    return -10 * (changed - clean).square().flatten(1).mean(dim=1).log10()
+
+
+def ssim(clean: Tensor, changed: Tensor) -> Tensor:
+    """Structural similarity (N,) of images (N, C, H, W) in [0, 1] (Wang et al. 2004, doi:10.1109/TIP.2003.819861).
+
+    A Gaussian window of 11 x 11 pixels, sigma 1.5, only where it lies inside the image; channels and places averaged.
+    An image smaller than 11 pixels has a window as large as its smaller side, odd or not.
+    """
+    channels, height, width = clean.shape[1:]
+    side = min(WINDOW, height, width)
+    place = torch.arange(side, dtype=torch.float64) - (side - 1) / 2
+    bell = (-place.square() / (2 * SIGMA**2)).exp()
+    window = torch.outer(bell, bell) / bell.sum() ** 2
+    kernel = window.expand(channels, 1, side, side)
+
+    def mean(values: Tensor) -> Tensor:
+        return nn.functional.conv2d(values, kernel, groups=channels)
+
+    x, y = clean.double(), changed.double()
+    mean_x, mean_y = mean(x), mean(y)
+    var_x, var_y = mean(x * x) - mean_x**2, mean(y * y) - mean_y**2
+    covariance = mean(x * y) - mean_x * mean_y
+    similar = (2 * mean_x * mean_y + LUMINANCE) * (2 * covariance + CONTRAST)
+    return (similar / ((mean_x**2 + mean_y**2 + LUMINANCE) * (var_x + var_y + CONTRAST))).flatten(1).mean(dim=1)
+
+
+def amplify(original: Tensor, modified: Tensor, gain: int = 50) -> Tensor:
+    """The change made visible: abs(modified - original) * gain clipped to 255, uint8 like the two images."""
+    return ((modified.short() - original.short()).abs() * gain).clamp(max=255).to(torch.uint8)

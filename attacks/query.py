@@ -1,0 +1,199 @@
+"""The only way an attack looks at a net: one fixed batch shape, frozen weights, every look counted.
+
+Kernels round differently at other batch shapes, so a face attacked alone would end elsewhere than the same face in a
+crowd. Every evaluation here is padded to the same shape, whoever asks and for however many images.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+FLOOR = 1e-3  # a margin (in logits) that another batch shape, layout or thread count does not round away
+
+Score = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+
+
+@dataclass
+class Ledger:
+    """What each image cost: `gradients` and `forwards`, int64 (N,). A gradient's own forward is not counted again."""
+
+    gradients: Tensor
+    forwards: Tensor
+
+    @classmethod
+    def empty(cls, count: int) -> "Ledger":
+        return cls(torch.zeros(count, dtype=torch.int64), torch.zeros(count, dtype=torch.int64))
+
+
+class Look(NamedTuple):
+    """What the net shows at M points: `margin` (M,), `slope` (M, C, H, W) per [0, 1] pixel unit, `predicted` (M,)."""
+
+    margin: Tensor
+    slope: Tensor
+    predicted: Tensor
+
+
+def two_class(logits: Tensor) -> Tensor:
+    """Logits (N, 1) of a one-logit net as those of its two-class equal, [0, z]; other logits as they are."""
+    return torch.cat([torch.zeros_like(logits), logits], dim=1) if logits.shape[1] == 1 else logits
+
+
+def margin(logits: Tensor, labels: Tensor, targets: Tensor | None = None) -> Tensor:
+    """How far each image (N,) is over the border, in logits; > 0 means fooled.
+
+    Targeted: the target's logit minus the largest other. Untargeted: the largest other minus the label's.
+    """
+    wanted = labels if targets is None else targets
+    column = wanted.unsqueeze(1)
+    own = logits.gather(1, column).squeeze(1)
+    other = logits.scatter(1, column, -torch.inf).amax(dim=1)
+    return other - own if targets is None else own - other
+
+
+def cross_entropy(logits: Tensor, labels: Tensor, targets: Tensor | None = None) -> Tensor:
+    """What a loss-driven attack climbs, (N,): the label's cross-entropy, or minus the target's."""
+    if targets is None:
+        return nn.functional.cross_entropy(logits, labels, reduction="none")
+    return -nn.functional.cross_entropy(logits, targets, reduction="none")
+
+
+def validate(inputs: Tensor, labels: Tensor, targets: Tensor | None, mask: Tensor | None) -> None:
+    """Raise ValueError, saying what came and what was expected, for arguments no attack can work with."""
+    if inputs.dim() != 4 or inputs.dtype != torch.float32:
+        raise ValueError(f"inputs must be float32 (N, C, H, W), got {inputs.dtype} {tuple(inputs.shape)}")
+    if not bool(((inputs >= 0) & (inputs <= 1)).all()):
+        bad = (~((inputs >= 0) & (inputs <= 1))).flatten(1).any(dim=1).nonzero().flatten().tolist()
+        raise ValueError(f"inputs must lie in [0, 1]; images {bad[:10]} hold NaN or values outside")
+    for name, classes in (("labels", labels), ("targets", targets)):
+        if classes is not None and (classes.shape != inputs.shape[:1] or classes.dtype != torch.int64):
+            raise ValueError(
+                f"{name} must be int64 ({len(inputs)},), one per image, got {classes.dtype} {tuple(classes.shape)}"
+            )
+    if targets is not None and bool((targets == labels).any()):
+        same = (targets == labels).nonzero().flatten().tolist()
+        raise ValueError(f"a target must differ from the label to leave; they are equal for images {same[:10]}")
+    if mask is not None and (
+        mask.dtype != torch.bool
+        or mask.dim() != 4
+        or mask.shape[0] not in (1, len(inputs))
+        or mask.shape[1] != 1
+        or mask.shape[2:] != inputs.shape[2:]
+    ):
+        height, width = inputs.shape[2:]
+        raise ValueError(
+            f"mask must be bool (1 or {len(inputs)}, 1, {height}, {width}), got {mask.dtype} {tuple(mask.shape)}"
+        )
+
+
+class Query:
+    """Evaluates one net on points that belong to the images of one attack; use it as a context manager.
+
+    Inside the context the net is in eval mode and its weights are frozen (only the inputs' gradient is computed);
+    outside, every module's training flag and every weight's `requires_grad` are what they were.
+
+    `rows` says to which image each point belongs, int64 (M,); -1 is padding: evaluated, neither checked nor counted.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        labels: Tensor,
+        targets: Tensor | None = None,
+        *,
+        batch: int = 32,
+        ledger: Ledger | None = None,
+    ) -> None:
+        if batch < 1:
+            raise ValueError(f"batch must be at least 1, got {batch}")
+        self.net, self.labels, self.targets, self.batch = net, labels, targets, batch
+        self.ledger = ledger if ledger is not None else Ledger.empty(len(labels))
+        self._training: list[tuple[nn.Module, bool]] = []
+        self._trainable: list[nn.Parameter] = []
+
+    def __enter__(self) -> "Query":
+        self._training = [(module, module.training) for module in self.net.modules()]
+        self._trainable = [weight for weight in self.net.parameters() if weight.requires_grad]
+        self.net.eval()
+        for weight in self._trainable:
+            weight.requires_grad_(False)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        for module, training in self._training:
+            module.training = training
+        for weight in self._trainable:
+            weight.requires_grad_(True)
+
+    def logits(self, points: Tensor, rows: Tensor) -> Tensor:
+        """Logits (M, classes) at points (M, C, H, W) in [0, 1], counted as one forward each."""
+        found = []
+        with torch.no_grad():
+            for chunk, owner in self._chunks(points, rows):
+                found.append(self._checked(self.net(chunk), owner)[: len(owner)])
+        self._count(self.ledger.forwards, rows)
+        return torch.cat(found)
+
+    def margins(self, points: Tensor, rows: Tensor) -> Tensor:
+        """Margins (M,) at points (M, C, H, W), counted as one forward each."""
+        owner = rows.clamp(min=0)
+        return margin(
+            self.logits(points, rows), self.labels[owner], None if self.targets is None else self.targets[owner]
+        )
+
+    def gradients(self, points: Tensor, rows: Tensor, score: Score = margin) -> Look:
+        """Margins, predictions and the slope of `score` at points (M, C, H, W), counted as one gradient each.
+
+        A net whose logits do not depend on the input has gradient zero; so has a pixel whose gradient is not finite,
+        for it tells no direction.
+        """
+        margins, slopes, predicted = [], [], []
+        for chunk, owner in self._chunks(points, rows):
+            image = torch.nn.functional.pad(owner.clamp(min=0), (0, self.batch - len(owner)))
+            labels, targets = self.labels[image], None if self.targets is None else self.targets[image]
+            with torch.enable_grad():
+                chunk.requires_grad_(True)
+                logits = self._checked(self.net(chunk), owner)
+                total = score(logits, labels, targets).sum()
+            slope = torch.autograd.grad(total, chunk)[0] if total.requires_grad else torch.zeros_like(chunk)
+            margins.append(margin(logits.detach(), labels, targets)[: len(owner)])
+            predicted.append(logits.detach()[: len(owner)].argmax(dim=1))
+            slopes.append(slope.nan_to_num(0, 0, 0).contiguous()[: len(owner)])
+        self._count(self.ledger.gradients, rows)
+        return Look(torch.cat(margins), torch.cat(slopes), torch.cat(predicted))
+
+    def _chunks(self, points: Tensor, rows: Tensor) -> list[tuple[Tensor, Tensor]]:
+        _, channels, height, width = points.shape
+        chunks = []
+        for start in range(0, len(points), self.batch):
+            part = points[start : start + self.batch]
+            # Written-out strides: a 1-channel tensor counts as contiguous in both layouts, so asking for channels-last
+            # changes nothing and the convolutions take their slow path.
+            strides = (channels * height * width, 1, width * channels, channels)
+            padded = torch.empty_strided((self.batch, *points.shape[1:]), strides, device=points.device)
+            padded[: len(part)] = part
+            padded[len(part) :] = part[:1]
+            chunks.append((padded, rows[start : start + self.batch]))
+        return chunks
+
+    def _checked(self, logits: Tensor, owner: Tensor) -> Tensor:
+        if logits.dim() != 2 or len(logits) != self.batch:
+            raise ValueError(f"a net must return logits (N, classes), {self._name} gave {tuple(logits.shape)}")
+        logits = two_class(logits.float())
+        largest = int(max(self.labels.max(), -1 if self.targets is None else self.targets.max()))
+        if largest >= logits.shape[1]:
+            raise ValueError(f"class {largest} asked of {self._name}, which has {logits.shape[1]} classes")
+        wrong = ~torch.isfinite(logits.detach()[: len(owner)]).all(dim=1) & (owner >= 0)
+        if bool(wrong.any()):
+            raise ValueError(f"{self._name} gave NaN or infinite logits for images {owner[wrong].tolist()[:10]}")
+        return logits
+
+    def _count(self, column: Tensor, rows: Tensor) -> None:
+        column.index_add_(0, rows[rows >= 0].to(column.device), torch.ones_like(rows[rows >= 0]).to(column.device))
+
+    @property
+    def _name(self) -> str:
+        return f"the net {type(self.net).__name__}"

@@ -1,0 +1,90 @@
+"""Many small searches in one batch of fixed shape: each image leaves when it is done, the next one takes its place.
+
+All arithmetic on a search's state has the shape of the slots, never of the images at hand, so an image's result does
+not depend on who else is searched. A `Walk` decides where each search looks next; the rest is here.
+"""
+
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from attacks.lattice import LEVELS, from_levels, to_levels
+from attacks.query import Look, Query
+
+PATIENCE = 4  # an image never fooled is searched up to this many times as long
+
+
+class Room(NamedTuple):
+    """How far each value of each slot may move, in grey levels (B, D): `low` <= change <= `high`, both 0 off-mask."""
+
+    low: Tensor
+    high: Tensor
+
+
+class Walk(Protocol):
+    """Where each slot's search looks next. Changes are whole grey levels (B, D); a walk changes only its own state."""
+
+    def size(self, change: Tensor) -> Tensor:
+        """The size (B,) to be made smallest."""
+        ...
+
+    def propose(self, room: Room) -> Tensor:
+        """The next change (B, D) to look at, whole levels within the room."""
+        ...
+
+    def learn(self, room: Room, change: Tensor, gap: Tensor, slope: Tensor, step: Tensor, best: Tensor) -> None:
+        """Take in what was seen at `change`: `gap` (B,) logits to go (< 0: fooled), `slope` (B, D) logits per level.
+
+        `step` (B,) is the number of earlier looks of each slot, 0 for one that has just begun (its change was zero);
+        `best` (B,) is the smallest fooled size so far, infinite before the first.
+        """
+        ...
+
+
+def search(query: Query, inputs: Tensor, mask: Tensor | None, walk: Walk, *, steps: int, floor: float) -> Tensor:
+    """The smallest fooling points `walk` finds, float32 (N, C, H, W) on the lattice.
+
+    A point fools when its margin exceeds `floor`. An image that is already wrong, has no room, or whose first gradient
+    is zero comes back unchanged; one that is never fooled comes back as the point of largest margin.
+    """
+    home, batch = to_levels(inputs).flatten(1), query.batch
+    allowed = torch.ones_like(home) if mask is None else mask.expand_as(inputs).flatten(1).float()
+    result = home.clone()
+    shape = (batch, home.shape[1])
+    rows = torch.full((batch,), -1)
+    start, best = torch.zeros(shape), torch.zeros(shape)
+    room = Room(torch.zeros(shape), torch.zeros(shape))
+    step, size, margin = torch.zeros(batch, dtype=torch.int64), torch.zeros(batch), torch.zeros(batch)
+    waiting = 0
+    while True:
+        free = (rows < 0).nonzero().flatten()[: len(inputs) - waiting]
+        if len(free):
+            rows[free] = torch.arange(waiting, waiting + len(free))
+            waiting += len(free)
+            start[free], best[free], step[free] = home[rows[free]], 0.0, 0
+            size[free], margin[free] = torch.inf, -torch.inf
+            room.low[free] = -start[free] * allowed[rows[free]]
+            room.high[free] = (LEVELS - start[free]) * allowed[rows[free]]
+        if bool((rows < 0).all()):
+            return from_levels(result).view_as(inputs)
+        first = step == 0
+        change = torch.where(first.unsqueeze(1), 0.0, walk.propose(room))
+        look = query.gradients(from_levels(start + change).view(batch, *inputs.shape[1:]), rows)
+        slope = look.slope.flatten(1) / LEVELS * (room.low < room.high)
+        fooled = look.margin > floor
+        changed = walk.size(change)
+        better = torch.where(fooled, changed < size, (size == torch.inf) & (look.margin > margin)) & ~first
+        best = torch.where(better.unsqueeze(1), change, best)
+        size = torch.where(better & fooled, changed, size)
+        margin = torch.where(better, look.margin, margin)
+        walk.learn(room, change, floor - look.margin, slope, step, size)
+        step += 1
+        hopeless = first & (_already_wrong(query, look, rows) | (slope == 0).all(dim=1))
+        done = (rows >= 0) & (hopeless | (step >= torch.where(size < torch.inf, steps, PATIENCE * steps)))
+        result[rows[done]] = start[done] + best[done]
+        rows[done] = -1
+
+
+def _already_wrong(query: Query, look: Look, rows: Tensor) -> Tensor:
+    return (look.predicted != query.labels[rows.clamp(min=0)]) | (look.margin > 0)

@@ -1,0 +1,69 @@
+"""The minimal DX attack against optima that can be computed otherwise."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from attacks.dx import dx
+from attacks.lattice import to_levels
+from attacks.norms import find_norm
+from attacks.query import FLOOR, Ledger
+
+
+def best_on_lattice(weight: torch.Tensor, gap: float, start: torch.Tensor) -> float:
+    """L2 in levels of the best round(s * weight) in the box that gains more than `gap`: the closed form, by scan."""
+    scale = torch.linspace(0, 60, 200_001).view(-1, 1) / weight.abs().max()
+    best = float("inf")
+    for part in scale.split(20_000):
+        change = torch.minimum(torch.maximum((part * weight).round(), -start), 255 - start)
+        enough = (change @ weight) / 255 > gap
+        if enough.any():
+            best = min(best, float(change[enough].square().sum(dim=1).sqrt().min()))
+    return best
+
+
+def test_l2_reaches_the_closed_form_optimum_of_a_linear_net(helpers: Any) -> None:
+    net = helpers.LinearNet()
+    inputs = helpers.images(400, (1, 12, 12))
+    with torch.no_grad():
+        gap = -net(inputs).diff(dim=1).flatten()
+    near = (gap > 0.5) & (gap < 4)
+    inputs, gap = inputs[near][:16], gap[near][:16]
+    modified = dx(net, inputs, torch.zeros(16, dtype=torch.int64))
+    found = find_norm("l2")(modified - inputs) * 255
+    for i in range(16):
+        best = best_on_lattice(net.weight.detach(), float(gap[i]) + FLOOR, to_levels(inputs[i]).flatten())
+        assert float(found[i]) <= 1.02 * best
+
+
+def test_confidence_is_a_margin_kept(helpers: Any) -> None:
+    net, inputs = helpers.LinearNet(), helpers.images(8, (1, 12, 12))
+    labels = helpers.predicted(net, inputs)
+    modified = dx(net, inputs, labels, confidence=2.0)
+    with torch.no_grad():
+        logits = net(modified)
+    margin = logits.gather(1, 1 - labels.unsqueeze(1)) - logits.gather(1, labels.unsqueeze(1))
+    assert (margin > 2.0).all()
+
+
+def test_more_steps_never_cost_distance_on_average(helpers: Any) -> None:
+    net, inputs = helpers.ConvNet(), helpers.images(32, (1, 16, 16))
+    labels = helpers.predicted(net, inputs)
+    few, many = (find_norm("l2")(dx(net, inputs, labels, steps=steps) - inputs).mean() for steps in (4, 32))
+    assert many < few
+
+
+def test_the_ledger_counts_the_steps(helpers: Any) -> None:
+    net, inputs = helpers.ConvNet(), helpers.images(40, (1, 9, 9))
+    ledger = Ledger.empty(40)
+    labels = helpers.predicted(net, inputs)
+    labels[7] = (labels[7] + 1) % 3
+    dx(net, inputs, labels, steps=6, ledger=ledger)
+    assert ledger.gradients[7] == 1
+    assert ((ledger.gradients >= 6) & (ledger.gradients <= 24)).sum() == 39
+
+
+def test_an_unknown_norm_lists_the_known_ones(helpers: Any) -> None:
+    with pytest.raises(ValueError, match="unknown norm 'l3'; known norms: l2"):
+        dx(helpers.ConvNet(), helpers.images(1, (1, 9, 9)), torch.tensor([0]), norm="l3")
