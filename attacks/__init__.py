@@ -9,9 +9,11 @@ from collections.abc import Callable
 from torch import Tensor
 
 from attacks.dx import dx
+from attacks.dx_penalty import dx_penalty
 
 ATTACKS: dict[str, Callable[..., Tensor]] = {
     "dx": dx,
+    "dx_penalty": dx_penalty,
 }
 
 

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from attacks.query import FLOOR, Ledger, Query, validate
 from attacks.slots import Room, search
 
+PATIENCE = 4  # an image never fooled is searched up to this many times as long
+
 
 def dx(
     net: nn.Module,
@@ -44,7 +46,7 @@ def dx(
         raise ValueError(f"unknown norm {norm!r}; known norms: {', '.join(WALKS)}")
     walk = WALKS[norm](steps)
     with Query(net, labels, targets, batch=batch, ledger=ledger) as query:
-        return search(query, inputs, mask, walk, steps=steps, floor=FLOOR + confidence)
+        return search(query, inputs, mask, walk, steps=steps, floor=FLOOR + confidence, patience=PATIENCE)
 
 
 class L2Walk:

@@ -89,6 +89,14 @@ def validate(inputs: Tensor, labels: Tensor, targets: Tensor | None, mask: Tenso
         )
 
 
+def log_likelihood(logits: Tensor, labels: Tensor, targets: Tensor | None = None) -> Tensor:
+    """Log-probability (N,) of the target, or of any class but the label; with two classes the same thing."""
+    if targets is not None:
+        return -nn.functional.cross_entropy(logits, targets, reduction="none")
+    others = logits.scatter(1, labels.unsqueeze(1), -torch.inf)
+    return others.logsumexp(dim=1) - logits.logsumexp(dim=1)
+
+
 class Query:
     """Evaluates one net on points that belong to the images of one attack; use it as a context manager.
 

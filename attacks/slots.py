@@ -10,9 +10,7 @@ import torch
 from torch import Tensor
 
 from attacks.lattice import LEVELS, from_levels, to_levels
-from attacks.query import Look, Query
-
-PATIENCE = 4  # an image never fooled is searched up to this many times as long
+from attacks.query import Look, Query, Score, margin
 
 
 class Room(NamedTuple):
@@ -34,7 +32,7 @@ class Walk(Protocol):
         ...
 
     def learn(self, room: Room, change: Tensor, gap: Tensor, slope: Tensor, step: Tensor, best: Tensor) -> None:
-        """Take in what was seen at `change`: `gap` (B,) logits to go (< 0: fooled), `slope` (B, D) logits per level.
+        """Take in what was seen at `change`: `gap` (B,) logits to go (< 0: fooled), `slope` (B, D) per grey level.
 
         `step` (B,) is the number of earlier looks of each slot, 0 for one that has just begun (its change was zero);
         `best` (B,) is the smallest fooled size so far, infinite before the first.
@@ -42,11 +40,22 @@ class Walk(Protocol):
         ...
 
 
-def search(query: Query, inputs: Tensor, mask: Tensor | None, walk: Walk, *, steps: int, floor: float) -> Tensor:
+def search(
+    query: Query,
+    inputs: Tensor,
+    mask: Tensor | None,
+    walk: Walk,
+    *,
+    steps: int,
+    floor: float,
+    patience: int = 1,
+    score: Score = margin,
+) -> Tensor:
     """The smallest fooling points `walk` finds, float32 (N, C, H, W) on the lattice.
 
-    A point fools when its margin exceeds `floor`. An image that is already wrong, has no room, or whose first gradient
-    is zero comes back unchanged; one that is never fooled comes back as the point of largest margin.
+    A point fools when its margin exceeds `floor`. An image is looked at `steps` times, one that is never fooled up to
+    `patience` times as often; the slopes are those of `score`. An image that is already wrong, has no room, or whose
+    first gradient is zero comes back unchanged; one that is never fooled comes back as the point of largest margin.
     """
     home, batch = to_levels(inputs).flatten(1), query.batch
     allowed = torch.ones_like(home) if mask is None else mask.expand_as(inputs).flatten(1).float()
@@ -55,7 +64,7 @@ def search(query: Query, inputs: Tensor, mask: Tensor | None, walk: Walk, *, ste
     rows = torch.full((batch,), -1)
     start, best = torch.zeros(shape), torch.zeros(shape)
     room = Room(torch.zeros(shape), torch.zeros(shape))
-    step, size, margin = torch.zeros(batch, dtype=torch.int64), torch.zeros(batch), torch.zeros(batch)
+    step, size, furthest = torch.zeros(batch, dtype=torch.int64), torch.zeros(batch), torch.zeros(batch)
     waiting = 0
     while True:
         free = (rows < 0).nonzero().flatten()[: len(inputs) - waiting]
@@ -63,25 +72,25 @@ def search(query: Query, inputs: Tensor, mask: Tensor | None, walk: Walk, *, ste
             rows[free] = torch.arange(waiting, waiting + len(free))
             waiting += len(free)
             start[free], best[free], step[free] = home[rows[free]], 0.0, 0
-            size[free], margin[free] = torch.inf, -torch.inf
+            size[free], furthest[free] = torch.inf, -torch.inf
             room.low[free] = -start[free] * allowed[rows[free]]
             room.high[free] = (LEVELS - start[free]) * allowed[rows[free]]
         if bool((rows < 0).all()):
             return from_levels(result).view_as(inputs)
         first = step == 0
         change = torch.where(first.unsqueeze(1), 0.0, walk.propose(room))
-        look = query.gradients(from_levels(start + change).view(batch, *inputs.shape[1:]), rows)
+        look = query.gradients(from_levels(start + change).view(batch, *inputs.shape[1:]), rows, score)
         slope = look.slope.flatten(1) / LEVELS * (room.low < room.high)
         fooled = look.margin > floor
         changed = walk.size(change)
-        better = torch.where(fooled, changed < size, (size == torch.inf) & (look.margin > margin)) & ~first
+        better = torch.where(fooled, changed < size, (size == torch.inf) & (look.margin > furthest)) & ~first
         best = torch.where(better.unsqueeze(1), change, best)
         size = torch.where(better & fooled, changed, size)
-        margin = torch.where(better, look.margin, margin)
+        furthest = torch.where(better, look.margin, furthest)
         walk.learn(room, change, floor - look.margin, slope, step, size)
         step += 1
         hopeless = first & (_already_wrong(query, look, rows) | (slope == 0).all(dim=1))
-        done = (rows >= 0) & (hopeless | (step >= torch.where(size < torch.inf, steps, PATIENCE * steps)))
+        done = (rows >= 0) & (hopeless | (step >= torch.where(size < torch.inf, steps, patience * steps)))
         result[rows[done]] = start[done] + best[done]
         rows[done] = -1
 

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 from attacks.lattice import from_levels
 
+SCALE = 40  # makes the logits of the random net as large as those of a trained one
+
 
 class LinearNet(nn.Module):
     """Two classes, margin w.x + b; class 0 at mid-grey, `gap` logits away from class 1."""
@@ -38,11 +40,14 @@ class ConvNet(nn.Module):
                 nn.ReLU(),
             )
             self.head = nn.Linear(12, classes)
+            # Centred, so that random images lie near a border and small changes do.
+            with torch.no_grad():
+                self.head.bias.sub_(self.eval()(torch.rand(64, channels, 12, 12)).mean(dim=0) / SCALE)
 
     def forward(self, images: Tensor) -> Tensor:
         features = self.body((images - 0.5) * 4).mean(dim=(2, 3))
         logits: Tensor = self.head(features)
-        return logits * 10
+        return logits * SCALE
 
 
 class Helpers:

@@ -1,0 +1,89 @@
+"""DX, the penalty form of the course: Adam on the change alone, towards the target, with a price on its size.
+
+Minimises -log p(target) + weight * norm(DX) as Carlini and Wagner (https://arxiv.org/abs/1608.04644) do, but every
+step looks at the rounded image and passes its gradient straight through, so a found point is an 8-bit image.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from attacks.norms import find_norm
+from attacks.query import FLOOR, Ledger, Query, log_likelihood, validate
+from attacks.slots import Room, search
+
+DECAY, DECAY_SQUARES = 0.9, 0.999  # Adam's usual ones
+
+
+def dx_penalty(
+    net: nn.Module,
+    inputs: Tensor,
+    labels: Tensor,
+    *,
+    targets: Tensor | None = None,
+    mask: Tensor | None = None,
+    seed: int = 0,
+    norm: str = "l2",
+    weight: float = 1.0,
+    lr: float = 0.002,
+    steps: int = 60,
+    confidence: float = 0.0,
+    batch: int = 32,
+    ledger: Ledger | None = None,
+) -> Tensor:
+    """Returns the smallest fooling images met on the way, float32 (N, C, H, W) on the lattice; nothing is random.
+
+    norm: "l2", "l1" or "linf", of the change in [0, 1] pixel units. weight: what one unit of it costs, in nats; the
+    larger, the smaller the change, until it no longer fools. lr: Adam's, in pixel units. steps: gradients an image.
+    The other arguments and the errors are those of `dx`. Untargeted climbs the probability of all other classes.
+    """
+    validate(inputs, labels, targets, mask)
+    if norm not in PULLS:
+        raise ValueError(f"unknown norm {norm!r}; known norms of the penalty: {', '.join(PULLS)}")
+    walk = AdamWalk(norm, weight / 255, lr * 255)
+    with Query(net, labels, targets, batch=batch, ledger=ledger) as query:
+        return search(query, inputs, mask, walk, steps=steps, floor=FLOOR + confidence, score=log_likelihood)
+
+
+def _pull_l2(change: Tensor, near: float) -> Tensor:
+    return change / change.square().sum(dim=1, keepdim=True).sqrt().clamp(min=1e-12)
+
+
+def _pull_l1(change: Tensor, near: float) -> Tensor:
+    return change.sign()
+
+
+def _pull_linf(change: Tensor, near: float) -> Tensor:
+    # Shared by all within one step of the largest: pulling at the single largest value only makes another one largest.
+    size = change.abs()
+    largest = (size >= size.amax(dim=1, keepdim=True) - near) & (size > 0)
+    return change.sign() * largest / largest.sum(dim=1, keepdim=True).clamp(min=1)
+
+
+# The (sub)gradient of each norm at changes (B, D), where one step moves a value by about `near`.
+PULLS = {"l2": _pull_l2, "l1": _pull_l1, "linf": _pull_linf}
+
+
+class AdamWalk:
+    """`at` is the unrounded change (B, D) in grey levels; the two moments are Adam's."""
+
+    def __init__(self, norm: str, weight: float, lr: float) -> None:
+        self.norm, self.weight, self.lr = norm, weight, lr
+        self.at, self.mean, self.square = torch.zeros(0), torch.zeros(0), torch.zeros(0)
+
+    def size(self, change: Tensor) -> Tensor:
+        return find_norm(self.norm)(change.view(*change.shape, 1, 1))
+
+    def propose(self, room: Room) -> Tensor:
+        if len(self.at) != len(room.low):
+            self.at, self.mean, self.square = (torch.zeros_like(room.low) for _ in range(3))
+        return self.at.round()
+
+    def learn(self, room: Room, change: Tensor, gap: Tensor, slope: Tensor, step: Tensor, best: Tensor) -> None:
+        keep, age = (step > 0).unsqueeze(1), (step + 1).unsqueeze(1)
+        self.at = torch.where(keep, self.at, 0.0)
+        uphill = slope - self.weight * PULLS[self.norm](self.at, self.lr)
+        self.mean = DECAY * torch.where(keep, self.mean, 0.0) + (1 - DECAY) * uphill
+        self.square = DECAY_SQUARES * torch.where(keep, self.square, 0.0) + (1 - DECAY_SQUARES) * uphill.square()
+        scale = (self.square / (1 - DECAY_SQUARES**age)).sqrt() + 1e-12
+        moved = self.at + self.lr * self.mean / (1 - DECAY**age) / scale
+        self.at = torch.minimum(torch.maximum(moved, room.low), room.high)

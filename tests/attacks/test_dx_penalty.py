@@ -1,0 +1,31 @@
+"""The course's claim: a larger weight gives a smaller DX, until it no longer fools."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from attacks.dx_penalty import dx_penalty
+from attacks.norms import find_norm
+
+
+@pytest.mark.parametrize(("norm", "weights"), [("l2", (0, 3, 5)), ("l1", (0, 0.3, 0.6)), ("linf", (0, 20, 45))])
+def test_a_larger_weight_gives_a_smaller_change_until_it_no_longer_fools(
+    norm: str, weights: tuple[float, ...], helpers: Any
+) -> None:
+    net = helpers.LinearNet(gap=2.0)
+    inputs = torch.full((1, 1, 12, 12), 128 / 255)
+    labels = torch.zeros(1, dtype=torch.int64)
+    sizes = []
+    for weight in weights:
+        modified = dx_penalty(net, inputs, labels, norm=norm, weight=weight, steps=120)
+        assert helpers.predicted(net, modified).item() == 1
+        sizes.append(find_norm(norm)(modified - inputs).item())
+    assert sizes == sorted(sizes, reverse=True)
+    priced_out = dx_penalty(net, inputs, labels, norm=norm, weight=1e6)
+    assert helpers.predicted(net, priced_out).item() == 0
+
+
+def test_an_unknown_norm_lists_the_known_ones(helpers: Any) -> None:
+    with pytest.raises(ValueError, match="unknown norm 'l0'; known norms of the penalty: l2, l1, linf"):
+        dx_penalty(helpers.ConvNet(), helpers.images(1, (1, 9, 9)), torch.tensor([0]), norm="l0")
