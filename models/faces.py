@@ -48,6 +48,7 @@ _UTKFACE = regex(r"\d{1,3}_([01])_[0-4]_\d{8,}(?![\d_])")  # some published name
 _LABEL_COLUMNS = ("gender", "label")
 _HELD_OUT = 0.1  # of the training rows, for a validation or test split the source lacks
 _THREADS = 8
+_BATCH = 2048  # rows of a table in memory at a time
 _CHUNK = 64  # images a thread decodes at a time: one future for each image would cost more memory than its name
 
 
@@ -205,6 +206,18 @@ def _read(spec: str, listing: Listing, limit: int | None) -> Faces:
     return Faces(images, listing.labels[rows], names[rows], splits[rows], listing.classes, spec, tuple(sorted(skipped)))
 
 
+def class_index(text: str, classes: tuple[str, ...]) -> int | None:
+    """The label that ``text`` means: a class by name, by number, or by another word for the same gender."""
+    word = text.strip().casefold()
+    names = [name.casefold() for name in classes]
+    if word in names:
+        return names.index(word)
+    if word.isdecimal() and int(word) < len(classes):
+        return int(word)
+    meanings = [_MEANINGS.get(name) for name in names]
+    return meanings.index(_MEANINGS[word]) if _MEANINGS.get(word) in meanings and word in _MEANINGS else None
+
+
 # ---- readers: (what follows the colon, what is wanted) -> Listing
 
 
@@ -290,24 +303,25 @@ def _folder(place: str, wanted: Wanted) -> Listing:
 
 
 def _parquet(place: str, wanted: Wanted) -> Listing:
-    file = _existing("parquet", place, folder=False)
+    spec, file = f"parquet:{place}", _existing("parquet", place, folder=False)
     try:
         parquet = pq.ParquetFile(file)
-        schema = parquet.schema_arrow
     except (pa.ArrowException, OSError) as error:
         raise FacesError(
-            f"parquet:{place} is not a Parquet file that can be read ({_one_line(error)}): write it again"
+            f"{spec} is not a Parquet file that can be read ({_one_line(error)}): write it again"
         ) from error
-    spec = f"parquet:{place}"
-    label = _label_column(spec, schema.names, wanted.label)
-    if "image" not in schema.names:
-        raise FacesError(f"{spec} has no column 'image', only {', '.join(schema.names)}: rename the column of images")
-    table = parquet.read(columns=[name for name in ("name", "split", label) if name in schema.names])
+    with parquet:
+        columns = parquet.schema_arrow.names
+        label = _label_column(spec, columns, wanted.label)
+        if "image" not in columns:
+            raise FacesError(f"{spec} has no column 'image', only {', '.join(columns)}: rename the column of images")
+        table = parquet.read(columns=[name for name in ("name", "split", label) if name in columns])
 
     def batches() -> Iterator[pa.Array]:
-        # Opened again, so that the listing holds no file open.
         with pq.ParquetFile(file) as again:
-            yield from (batch.column(0) for batch in again.iter_batches(batch_size=2048, columns=["image"]))
+            for group in range(again.num_row_groups):  # each on its own: together they are all read at once
+                for batch in again.iter_batches(batch_size=_BATCH, row_groups=[group], columns=["image"]):
+                    yield batch.column(0)
 
     return _table_listing(spec, table, label, None, batches, file.parent, wanted)
 
@@ -320,33 +334,31 @@ def _hf(place: str, wanted: Wanted) -> Listing:
 
     spec = f"hf:{place}"
     parts, root = _hf_load(datasets, place)
-    key_of_images = label = ""
-    tables = []
+    image = label = ""
     class_names = None
-    for key, part in parts.items():
-        images = [column for column, feature in part.features.items() if isinstance(feature, datasets.Image)]
+    tables = []
+    for split, part in parts.items():
+        images = [name for name, feature in part.features.items() if isinstance(feature, datasets.Image)]
         if not images:
             raise FacesError(
                 f"{spec} has no column of type Image, only {', '.join(part.features)}: "
                 f"cast one with cast_column('image', datasets.Image())"
             )
-        key_of_images = "image" if "image" in images else images[0]
+        image = "image" if "image" in images else images[0]
         label = _label_column(spec, list(part.features), wanted.label)
         if isinstance(feature := part.features[label], datasets.ClassLabel):
             class_names = tuple(feature.names)
-        columns = [name for name in ("name", "split", label) if name in part.features]
-        table = part.select_columns(columns).with_format("arrow")[:]
-        if "name" not in columns:
-            numbered = pa.array([f"{key or 'row'}/{row:07d}" for row in range(len(part))])
-            table = table.append_column("name", numbered)
-        if key is not None:
-            table = table.drop_columns([name for name in ("split",) if name in columns])
-            table = table.append_column("split", pa.array([key] * len(part)))
-        tables.append(table.select(["name", label] + (["split"] if "split" in table.column_names else [])))
+        kept = [name for name in ("name", "split", label) if name in part.features]
+        table = part.select_columns(kept).with_format("arrow")[:]
+        columns = {name: table.column(name) for name in kept}
+        columns.setdefault("name", pa.array([f"{split or 'row'}/{row:07d}" for row in range(len(part))]))
+        if split is not None:
+            columns["split"] = pa.repeat(split, len(part))
+        tables.append(pa.table(dict(sorted(columns.items()))))
 
     def batches() -> Iterator[pa.Array]:
         for part in parts.values():
-            for table in part.select_columns([key_of_images]).with_format("arrow").iter(batch_size=2048):
+            for table in part.select_columns([image]).with_format("arrow").iter(batch_size=_BATCH):
                 yield table.column(0).combine_chunks()
 
     return _table_listing(spec, pa.concat_tables(tables), label, class_names, batches, root, wanted)
@@ -439,18 +451,6 @@ def _checked_classes(classes: Sequence[str] | None) -> tuple[str, ...] | None:
     if len(named) < 2 or not all(named) or len({name.casefold() for name in named}) < len(named):
         raise FacesError(f"classes {','.join(named)!r}: expected at least 2 different names, as in --classes man,woman")
     return named
-
-
-def class_index(text: str, classes: tuple[str, ...]) -> int | None:
-    """The label that ``text`` means: a class by name, by number, or by another word for the same gender."""
-    word = text.strip().casefold()
-    names = [name.casefold() for name in classes]
-    if word in names:
-        return names.index(word)
-    if word.isdecimal() and int(word) < len(classes):
-        return int(word)
-    meanings = [_MEANINGS.get(name) for name in names]
-    return meanings.index(_MEANINGS[word]) if _MEANINGS.get(word) in meanings and word in _MEANINGS else None
 
 
 def _gender_labels(

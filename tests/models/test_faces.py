@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from models import faces
-from models.faces import Faces, FacesError, label_of_utkface, read, split_of
+from models.faces import Faces, FacesError, class_index, label_of_utkface, read, split_of
 from models.images import encode_png
 
 REAL_FACES = Path(__file__).resolve().parents[2].parent / "shared" / "faces"
@@ -317,6 +317,24 @@ def test_utkface_files_that_cannot_be_used_are_listed(tmp_path: Path) -> None:
 
 
 # ---- folder
+
+
+@pytest.mark.parametrize(
+    ("text", "classes", "index"),
+    [
+        ("Woman", ("male", "female"), 1),
+        ("female", ("woman", "man"), 0),
+        (" M ", ("male", "female"), 0),
+        ("1", ("cat", "dog"), 1),
+        ("1", ("1", "0"), 0),  # a name before a number
+        ("2", ("cat", "dog"), None),
+        ("horse", ("male", "female"), None),
+        ("man", ("cat", "dog"), None),
+        ("", ("male", "female"), None),
+    ],
+)
+def test_a_word_means_a_class(text: str, classes: tuple[str, ...], index: int | None) -> None:
+    assert class_index(text, classes) == index
 
 
 @pytest.mark.parametrize(
