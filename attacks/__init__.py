@@ -10,10 +10,14 @@ from torch import Tensor
 
 from attacks.dx import dx
 from attacks.dx_penalty import dx_penalty
+from attacks.fgsm import fgsm
+from attacks.pgd import pgd
 
 ATTACKS: dict[str, Callable[..., Tensor]] = {
     "dx": dx,
     "dx_penalty": dx_penalty,
+    "fgsm": fgsm,
+    "pgd": pgd,
 }
 
 

@@ -65,7 +65,7 @@ class L2Walk:
             self.failures = torch.zeros(len(room.low))
         return _inside((self.r.unsqueeze(1) * self.v).round(), room)
 
-    def learn(self, room: Room, change: Tensor, gap: Tensor, slope: Tensor, step: Tensor, best: Tensor) -> None:
+    def learn(self, room: Room, change: Tensor, gap: Tensor, slope: Tensor, step: Tensor, best: Tensor) -> Tensor:
         begins = step == 0
         late = ((step - 1).clamp(min=0) / (0.7 * self.steps)).clamp(max=1)
         turn = torch.where(begins, 1.0, 0.8 - 0.65 * late)
@@ -87,6 +87,7 @@ class L2Walk:
         # A found point shorter than the next one is never given up; rounding alone may change the length a little.
         limit = torch.where(found, self.r * best / self.size(change).clamp(min=1e-12), torch.inf)
         self.r = torch.minimum(r, limit).nan_to_num(0.0, 1e4, 0.0).clamp(0, 1e4)
+        return torch.zeros(len(step), dtype=torch.bool)
 
 
 WALKS = {"l2": L2Walk}

@@ -78,7 +78,7 @@ class AdamWalk:
             self.at, self.mean, self.square = (torch.zeros_like(room.low) for _ in range(3))
         return self.at.round()
 
-    def learn(self, room: Room, change: Tensor, gap: Tensor, slope: Tensor, step: Tensor, best: Tensor) -> None:
+    def learn(self, room: Room, change: Tensor, gap: Tensor, slope: Tensor, step: Tensor, best: Tensor) -> Tensor:
         keep, age = (step > 0).unsqueeze(1), (step + 1).unsqueeze(1)
         self.at = torch.where(keep, self.at, 0.0)
         uphill = slope - self.weight * PULLS[self.norm](self.at, self.lr)
@@ -87,3 +87,4 @@ class AdamWalk:
         scale = (self.square / (1 - DECAY_SQUARES**age)).sqrt() + 1e-12
         moved = self.at + self.lr * self.mean / (1 - DECAY**age) / scale
         self.at = torch.minimum(torch.maximum(moved, room.low), room.high)
+        return torch.zeros(len(step), dtype=torch.bool)

@@ -31,11 +31,12 @@ class Walk(Protocol):
         """The next change (B, D) to look at, whole levels within the room."""
         ...
 
-    def learn(self, room: Room, change: Tensor, gap: Tensor, slope: Tensor, step: Tensor, best: Tensor) -> None:
+    def learn(self, room: Room, change: Tensor, gap: Tensor, slope: Tensor, step: Tensor, best: Tensor) -> Tensor:
         """Take in what was seen at `change`: `gap` (B,) logits to go (< 0: fooled), `slope` (B, D) per grey level.
 
         `step` (B,) is the number of earlier looks of each slot, 0 for one that has just begun (its change was zero);
-        `best` (B,) is the smallest fooled size so far, infinite before the first.
+        `best` (B,) is the smallest fooled size so far, infinite before the first. Returns bool (B,): nothing to gain
+        by further looks.
         """
         ...
 
@@ -87,10 +88,10 @@ def search(
         best = torch.where(better.unsqueeze(1), change, best)
         size = torch.where(better & fooled, changed, size)
         furthest = torch.where(better, look.margin, furthest)
-        walk.learn(room, change, floor - look.margin, slope, step, size)
+        enough = walk.learn(room, change, floor - look.margin, slope, step, size)
         step += 1
         hopeless = first & (_already_wrong(query, look, rows) | (slope == 0).all(dim=1))
-        done = (rows >= 0) & (hopeless | (step >= torch.where(size < torch.inf, steps, patience * steps)))
+        done = (rows >= 0) & (hopeless | enough | (step >= torch.where(size < torch.inf, steps, patience * steps)))
         result[rows[done]] = start[done] + best[done]
         rows[done] = -1
 

@@ -1,0 +1,84 @@
+"""Projected gradient descent within a budget (https://arxiv.org/abs/1706.06083), plain or with momentum.
+
+Momentum is that of MI-FGSM (https://arxiv.org/abs/1710.06081). The net is shown only lattice points within the budget;
+the state between the looks is not rounded, or steps below half a grey level would be lost.
+"""
+
+import hashlib
+
+import torch
+from torch import Tensor, nn
+
+from attacks.budget import Budget, find_budget
+from attacks.query import FLOOR, Ledger, Query, cross_entropy, validate
+from attacks.slots import Room, search
+
+
+def pgd(
+    net: nn.Module,
+    inputs: Tensor,
+    labels: Tensor,
+    *,
+    targets: Tensor | None = None,
+    mask: Tensor | None = None,
+    seed: int = 0,
+    norm: str = "linf",
+    eps: float = 8 / 255,
+    steps: int = 20,
+    step_size: float | None = None,
+    momentum: float = 0.0,
+    random_start: bool = True,
+    confidence: float = 0.0,
+    batch: int = 32,
+    ledger: Ledger | None = None,
+) -> Tensor:
+    """Returns images within `eps` of the inputs, float32 (N, C, H, W) on the k/255 lattice in [0, 1].
+
+    norm: "linf", "l2" or "l1", in [0, 1] pixel units. eps: the budget; what does not reach a grey level is no change.
+    steps: gradients an image after the start; it stops where one fools. step_size: None is 2.5 * eps / steps.
+    momentum: share of the earlier directions kept, 0 is plain PGD. random_start: from the seed and the image itself,
+    so it does not depend on the other images. The other arguments and the errors are those of `dx`.
+    """
+    validate(inputs, labels, targets, mask)
+    budget = find_budget(norm)
+    if eps < 0 or steps < 1:
+        raise ValueError(f"eps must not be negative and steps at least 1, got eps={eps}, steps={steps}")
+    length = 2.5 * eps / steps if step_size is None else step_size
+    walk = ProjectedWalk(budget, eps * 255, length * 255, momentum, seed if random_start else None)
+    with Query(net, labels, targets, batch=batch, ledger=ledger) as query:
+        return search(query, inputs, mask, walk, steps=steps + 1, floor=FLOOR + confidence, score=cross_entropy)
+
+
+class ProjectedWalk:
+    """`at` is the unrounded change (B, D) in grey levels, `drift` the direction with its momentum."""
+
+    def __init__(self, budget: Budget, eps: float, length: float, momentum: float, seed: int | None) -> None:
+        self.budget, self.eps, self.length, self.momentum, self.seed = budget, eps, length, momentum, seed
+        self.at, self.drift = torch.zeros(0), torch.zeros(0)
+
+    def size(self, change: Tensor) -> Tensor:
+        return torch.zeros(len(change))
+
+    def propose(self, room: Room) -> Tensor:
+        if len(self.at) != len(room.low):
+            self.at, self.drift = torch.zeros_like(room.low), torch.zeros_like(room.low)
+        return self.budget.finish(self.at, self.eps)
+
+    def learn(self, room: Room, change: Tensor, gap: Tensor, slope: Tensor, step: Tensor, best: Tensor) -> Tensor:
+        begins = (step == 0).unsqueeze(1)
+        scaled = slope / slope.abs().sum(dim=1, keepdim=True).clamp(min=1e-30)
+        self.drift = torch.where(begins, 0.0, self.drift) * self.momentum + scaled
+        at = torch.where(begins, 0.0, self.at)
+        open_ = ((self.drift > 0) & (at < room.high)) | ((self.drift < 0) & (at > room.low))
+        moved = at + self.length * self.budget.steepest(self.drift * open_)
+        if self.seed is not None:
+            for slot in begins.flatten().nonzero().flatten().tolist():
+                moved[slot] = self.eps * self._start(room.low[slot], room.high[slot])
+        self.at = torch.minimum(torch.maximum(self.budget.project(moved, self.eps), room.low), room.high)
+        return gap < 0
+
+    def _start(self, low: Tensor, high: Tensor) -> Tensor:
+        """A random change (D,) within +-1; the image's own pixels, not its place among others, choose it."""
+        digest = hashlib.sha256(low.numpy().tobytes() + high.numpy().tobytes() + str(self.seed).encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+        return torch.rand(low.shape, generator=generator) * 2 - 1
