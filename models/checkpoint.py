@@ -93,28 +93,37 @@ def load(path: Path | str) -> tuple[nn.Module, ModelCard]:
     Raises:
         CheckpointError: it is missing, incomplete, damaged, of another architecture, or not in this format.
     """
+    return restore(*read(path))
+
+
+def read(path: Path | str) -> tuple[bytes, bytes]:
+    """The bytes of a checkpoint's card and weights, as `restore` takes them: what is sent to another process."""
     directory = _find(Path(path).expanduser())
-    card = _read_card(directory / CARD)
     try:
-        weights = (directory / WEIGHTS).read_bytes()
+        return (directory / CARD).read_bytes(), (directory / WEIGHTS).read_bytes()
     except OSError as wrong:
-        raise CheckpointError(f"{directory / WEIGHTS} cannot be read ({wrong.strerror}); train or copy the net again") from None
+        raise CheckpointError(
+            f"{wrong.filename} cannot be read ({wrong.strerror}); train or copy the net again"
+        ) from None
+
+
+def restore(card_bytes: bytes, weights: bytes) -> tuple[nn.Module, ModelCard]:
+    """As `load`, from what `read` gave."""
+    card = _parse_card(card_bytes)
     try:
         tensors = load_tensors(weights)
     except SafetensorError as wrong:
-        raise CheckpointError(
-            f"{directory / WEIGHTS} is damaged or truncated ({wrong}); train or copy the net again"
-        ) from None
+        raise CheckpointError(f"{WEIGHTS} is damaged or truncated ({wrong}); train or copy the net again") from None
     try:
         net = card.build()
         net.load_state_dict(tensors)
     except (ValueError, RuntimeError) as wrong:
         reason = " ".join(str(wrong).split())
         raise CheckpointError(
-            f"{directory} does not hold the {card.net} that its {CARD} describes: {reason[:200]}"
+            f"{WEIGHTS} does not hold the {card.net} that {CARD} describes ({reason[:160]}); copy both files again"
         ) from None
     if card.fingerprint(weights) != card.sha256:
-        raise CheckpointError(f"{directory}: the weights are not those that {CARD} was written for; copy both files again")
+        raise CheckpointError(f"{WEIGHTS} is not the file that {CARD} was written for; copy both files again")
     return net.eval(), card
 
 
@@ -133,19 +142,17 @@ def _find(path: Path) -> Path:
     raise CheckpointError(f"{path} {state} {CARD}; give the folder of a net that `dxray sweep` has saved")
 
 
-def _read_card(path: Path) -> ModelCard:
+def _parse_card(content: bytes) -> ModelCard:
     try:
-        read = json.loads(path.read_bytes())
+        read = json.loads(content)
         if read.pop("format") != FORMAT:
-            raise CheckpointError(f"{path} is of another format than '{FORMAT}'; train the net again")
+            raise CheckpointError(f"{CARD} is of another format than '{FORMAT}'; train the net again")
         del read["parameter_count"]
         card = ModelCard(**read | {"classes": tuple(read["classes"]), "size": tuple(read["size"])})
-    except OSError as wrong:
-        raise CheckpointError(f"{path} cannot be read ({wrong.strerror})") from None
     except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, KeyError, TypeError) as wrong:
-        raise CheckpointError(f"{path} is damaged or is not a net's card ({wrong}); train or copy the net again") from None
+        raise CheckpointError(f"{CARD} is damaged or is not a net's card ({wrong}); train or copy the net again") from None
     if card.net not in MODELS:
-        raise CheckpointError(f"{path} asks for a net called '{card.net}'; known are: {', '.join(MODELS)}")
+        raise CheckpointError(f"{CARD} asks for a net called '{card.net}'; known are: {', '.join(MODELS)}")
     return card
 
 

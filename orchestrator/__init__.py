@@ -1,0 +1,1 @@
+"""All that knows Ray: sweep, batch attack, the Arrow store, reports and the command line."""

@@ -1,0 +1,273 @@
+"""The command `dxray`. Each verb imports what it needs when it runs, so that `--help` answers at once."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from orchestrator.console import Console
+from orchestrator.errors import Interrupted, UserError
+
+EXAMPLES = {
+    "sweep": "dxray sweep --data utkface:faces/ --net densenet --filters 8 16 --dropout 0 0.1 --epochs 12 --out runs/sweep",
+    "attack": "dxray attack faces/ --model runs/sweep --out runs/attack",
+    "predict": "dxray predict face.png other.jpg --model runs/sweep",
+    "verify": "dxray verify runs/attack",
+    "demo": "dxray demo --out runs/demo",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb; the exit code: 0 on success, 1 for what the user can put right, 2 for wrong usage, 130 for Ctrl-C."""
+    options = parser().parse_args(argv)
+    console = Console(as_json=options.json)
+    try:
+        return options.run(options, console)
+    except Interrupted as stopped:
+        return _fail(str(stopped), 130)
+    except KeyboardInterrupt:
+        return _fail("stopped by Ctrl-C", 130)
+    except BrokenPipeError:  # the reader of our output has gone: `dxray ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except _expected() as wrong:
+        return _fail(str(wrong), 1)
+
+
+def _expected() -> tuple[type[Exception], ...]:
+    from models.checkpoint import CheckpointError
+    from models.faces import FacesError
+
+    return UserError, FacesError, CheckpointError
+
+
+def _fail(sentence: str, code: int) -> int:
+    sys.stderr.write(f"dxray: {sentence}\n")
+    return code
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(
+        prog="dxray",
+        description="Find, save and check the small change that fools a face classifier, on a laptop or a Ray cluster.",
+    )
+    top.add_argument("--version", action=_Version, nargs=0, help="of dxray, torch and Python")
+    verbs = top.add_subparsers(metavar="VERB", required=True)
+    _sweep_parser(_verb(verbs, "sweep", _sweep, "train a grid of nets with Ray Tune and keep the best"))
+    _attack_parser(_verb(verbs, "attack", _attack, "change faces as little as fools a net; save images and an Arrow table"))
+    _predict_parser(_verb(verbs, "predict", _predict, "say the class of images, and how sure the net is"))
+    _verify_parser(_verb(verbs, "verify", _verify, "re-read every saved image of an attack and count what still fools"))
+    _demo_parser(_verb(verbs, "demo", _demo, "the whole story on synthetic faces, in a few minutes"))
+    return top
+
+
+def _verb(verbs: Any, name: str, run: Callable[..., int], text: str) -> argparse.ArgumentParser:
+    made = verbs.add_parser(name, help=text, description=text, epilog=f"example: {EXAMPLES[name]}")
+    made.set_defaults(run=run)
+    made.add_argument("--json", action="store_true", help="one JSON object on standard output, text on standard error")
+    made.add_argument("--seed", type=_whole, default=None if name == "attack" else 0, help="of all that is drawn (0)")
+    return made
+
+
+def _cluster_options(made: argparse.ArgumentParser, out: str) -> None:
+    made.add_argument("--out", type=Path, metavar="DIR", help=f"folder for the results ({out})")
+    made.add_argument("--address", help="of a running Ray cluster, or 'auto'; without it a local Ray is started")
+
+
+def _sweep_parser(made: argparse.ArgumentParser) -> None:
+    _cluster_options(made, "runs/sweep")
+    _data_options(made)
+    grid = made.add_argument_group("the grid: one or more values each")
+    grid.add_argument("--net", nargs="+", help="densenet, convnet (both)")
+    for name, kind, text in (
+        ("blocks", _whole, "blocks, each of which halves the image (4)"),
+        ("convs", _whole, "3x3 convolutions in a block (densenet 3, convnet 2)"),
+        ("filters", _whole, "filters of each convolution (8 16)"),
+        ("out-channels", _whole, "channels after a dense block (32)"),
+        ("dropout", float, "share of values dropped after each convolution (0.1)"),
+        ("batch-norm", _switch, "on or off (on)"),
+        ("batch-size", _whole, "images in a step (64)"),
+        ("epochs", _whole, "passes over the training images (8)"),
+        ("lr", float, "highest learning rate (0.002)"),
+        ("weight-decay", float, "of AdamW (0.01)"),
+        ("optimizer", str, "adamw or sgd (adamw)"),
+        ("train-size", _whole, "training images used (all)"),
+    ):
+        grid.add_argument(f"--{name}", nargs="+", type=kind, help=text, metavar="X")
+    made.add_argument("--cpus-per-trial", type=_whole, default=1, help="(1)")
+    made.add_argument("--gpus-per-trial", type=float, help="share of a GPU for each net (1 where there is one, else 0)")
+    made.add_argument("--max-concurrent", type=_whole, help="nets trained at a time (as many as there are CPUs)")
+
+
+def _data_options(made: argparse.ArgumentParser) -> None:
+    made.add_argument(
+        "--data",
+        default="synthetic",
+        metavar="SOURCE",
+        help="synthetic[:N] (drawn, not photographs), utkface:DIR, folder:DIR, parquet:FILE or hf:NAME_OR_DIR[:SPLIT]",
+    )
+    made.add_argument("--classes", help="names of the classes in the order of their labels, separated by commas")
+    made.add_argument("--label", metavar="COLUMN", help="the column that holds the labels (parquet:, hf:)")
+    made.add_argument("--size", type=_whole, default=48, help="height and width that images are brought to (48)")
+
+
+def _attack_parser(made: argparse.ArgumentParser) -> None:
+    _cluster_options(made, "runs/attack")
+    made.add_argument("paths", nargs="*", metavar="PATH", help="images and folders of images")
+    made.add_argument("--model", metavar="DIR", help="a checkpoint, or a sweep's folder: its best net")
+    made.add_argument("--resume", type=Path, metavar="DIR", help="go on with the stopped run in DIR")
+    made.add_argument("--labels", choices=("auto", "utkface", "folder", "none"), help="where true classes come from (auto)")
+    made.add_argument("--target", metavar="CLASS", help="the class to reach (the wrong one)")
+    made.add_argument("--attack", metavar="NAME", help="dx: smallest change; dx_penalty: loss + weight * norm, by Adam (dx)")
+    made.add_argument("--norm", help="what is kept small: l2, l1, linf (l2)")
+    made.add_argument("--weight", type=float, help="of the norm in dx_penalty's loss")
+    made.add_argument("--steps", type=_whole, help="gradient steps an image")
+    made.add_argument("--lr", type=float, help="of dx_penalty's Adam")
+    made.add_argument("--name", metavar="NOM1_NOM2", help="of a single face's files: adv_nom1_nom2_mod.png")
+    made.add_argument("--raw", action="store_true", help="also write .raw files: bare bytes, row by row")
+    made.add_argument("--png", action=argparse.BooleanOptionalAction, help="write the PNG triples (up to 10,000 images)")
+    made.add_argument("--strict", action="store_true", help="exit code 1 if an image could not be read")
+
+
+def _predict_parser(made: argparse.ArgumentParser) -> None:
+    made.add_argument("images", nargs="+", metavar="IMAGE")
+    made.add_argument("--model", required=True, metavar="DIR", help="a checkpoint, or a sweep's folder: its best net")
+    made.add_argument("--show", action="store_true", help="open each picture")
+
+
+def _verify_parser(made: argparse.ArgumentParser) -> None:
+    made.add_argument("run_folder", type=Path, metavar="DIR", help="the folder of an attack")
+    made.add_argument("--model", metavar="DIR", help="another net of the same input: do the images fool it too?")
+
+
+def _demo_parser(made: argparse.ArgumentParser) -> None:
+    _cluster_options(made, "runs/demo")
+
+
+def _sweep(options: argparse.Namespace, console: Console) -> int:
+    from models.faces import read
+    from orchestrator.grid import FIT_PARAMETERS, NET_PARAMETERS
+    from orchestrator.sweep import show_table, sweep
+
+    names = ("net", *NET_PARAMETERS, *FIT_PARAMETERS, "train_size")
+    grid = {name: getattr(options, name) for name in names if getattr(options, name, None) is not None}
+    classes = options.classes.split(",") if options.classes else None
+    faces = read(options.data, size=options.size, seed=options.seed, classes=classes, label=options.label)
+    console.say(faces.summary())
+    result = sweep(
+        faces,
+        grid | {"seed": [options.seed]},
+        options.out or Path("runs/sweep"),
+        console,
+        address=options.address,
+        cpus_per_trial=options.cpus_per_trial,
+        gpus_per_trial=options.gpus_per_trial,
+        max_concurrent=options.max_concurrent,
+    )
+    show_table(result, console)
+    best = result["best_trial"]
+    console.say(f"best on the validation split: {best['accuracy']:.2%} on the test split; saved in {result['best']}")
+    console.result(result)
+    return 0
+
+
+def _attack(options: argparse.Namespace, console: Console) -> int:
+    from orchestrator.batch_attack import AttackConfig, attack, resume
+    from orchestrator.report import show_attack
+
+    if options.resume:
+        if options.paths or options.model:
+            raise UserError("--resume takes paths, model and all else from the run itself; leave these out")
+        result = resume(options.resume, console, address=options.address)
+    else:
+        if not options.model:
+            raise UserError("an attack needs --model: the folder of a net, or of a sweep")
+        config = AttackConfig(
+            paths=options.paths,
+            model=options.model,
+            labels=options.labels or "auto",
+            attack=options.attack or "dx",
+            options={n: getattr(options, n) for n in ("norm", "weight", "steps", "lr") if getattr(options, n) is not None},
+            target=options.target,
+            seed=options.seed or 0,
+            png=options.png,
+            raw=options.raw,
+            name=options.name,
+        )
+        result = attack(config, options.out or Path("runs/attack"), console, address=options.address)
+    show_attack(result, console)
+    console.result(result)
+    return 1 if options.strict and result["counts"]["unreadable"] else 0
+
+
+def _predict(options: argparse.Namespace, console: Console) -> int:
+    from models.checkpoint import load
+    from models.images import UnreadableImage
+    from models.predict import predict
+    from orchestrator.report import open_picture
+
+    net, card = load(options.model)
+    found, failed = [], 0
+    for image in options.images:
+        try:
+            said = predict(net, card, Path(image))
+        except UnreadableImage as wrong:
+            failed += 1
+            found.append({"image": image, "error": str(wrong)})
+            sys.stderr.write(f"dxray: {image}: {wrong}\n")
+            continue
+        found.append({"image": image, "class": said.name, "probability": said.probability, "all": said.probabilities})
+        console.say(f"{image}: {said.name} ({said.probability:.2%})")
+        if options.show:
+            open_picture(Path(image))
+    console.result({"model": options.model, "net_sha256": card.sha256, "images": found})
+    return 1 if failed else 0
+
+
+def _verify(options: argparse.Namespace, console: Console) -> int:
+    from orchestrator.report import show_verified
+    from orchestrator.verify import verify
+
+    result = verify(options.run_folder, console, model=options.model)
+    show_verified(result, console)
+    console.result(result)
+    return 0 if result["success"] else 1
+
+
+def _demo(options: argparse.Namespace, console: Console) -> int:
+    from orchestrator.demo import demo
+
+    result = demo(options.out or Path("runs/demo"), console, seed=options.seed, address=options.address)
+    console.result(result)
+    return 0 if result["verified"]["success"] else 1
+
+
+def _whole(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"{text} is negative")
+    return number
+
+
+_whole.__name__ = "whole number"  # what argparse calls it: "invalid whole number value: 'x'"
+
+
+def _switch(text: str) -> bool:
+    words = {"on": True, "yes": True, "true": True, "1": True, "off": False, "no": False, "false": False, "0": False}
+    if text.lower() not in words:
+        raise argparse.ArgumentTypeError(f"'{text}' is neither on nor off")
+    return words[text.lower()]
+
+
+class _Version(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from models.checkpoint import versions
+
+        sys.stdout.write(", ".join(f"{name} {number}" for name, number in versions().items()) + "\n")
+        parser.exit()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

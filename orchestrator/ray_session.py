@@ -1,0 +1,99 @@
+"""Ray, started for one command on this machine or reached where it already runs."""
+
+import logging
+import os
+import stat
+import warnings
+from collections.abc import Iterator
+from contextlib import chdir, contextmanager
+from pathlib import Path
+
+from orchestrator.errors import UserError
+
+# glibc gives the pages of a freed tensor back to the kernel and faults them in again for the next one; a net's
+# training step on a CPU then spends about half its time there. The allocator reads these before Python starts.
+KEEP_PAGES = {
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(4 << 30),
+    "MALLOC_TOP_PAD_": str(64 << 20),
+}
+
+# Ray speaks of itself on every start; none of it is about the user's work.
+_QUIET = {
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+}
+
+
+@contextmanager
+def ray_session(address: str | None = None) -> Iterator[None]:
+    """A connection to the Ray cluster at `address`, or a Ray of this machine's own that ends with the block.
+
+    A Ray that this process is already connected to is used and left as it is (a session of tests shares one).
+
+    Raises:
+        UserError: nothing answers at `address`.
+    """
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    import ray  # here, not above: it takes a second, and `dxray --help` needs none of it
+
+    if ray.is_initialized():
+        yield
+        return
+    # Ray puts the folder that it is started from first on the workers' import path. Started from a user's folder that
+    # happens to hold a `models/` of its own, workers would import that; started from here they import this code.
+    with chdir(Path(__file__).resolve().parents[1]), warnings.catch_warnings():
+        # Ray warns of its own future defaults; what a user can do about them is nothing.
+        warnings.simplefilter("ignore")
+        if address is None:
+            os.environ.update(KEEP_PAGES)  # inherited by the workers
+            ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+            _tighten_token()
+        else:
+            try:
+                ray.init(
+                    address=address,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    runtime_env={"env_vars": KEEP_PAGES},
+                )
+            except (ConnectionError, ValueError, RuntimeError) as wrong:
+                reason = str(wrong).strip().splitlines()[0] if str(wrong).strip() else type(wrong).__name__
+                raise UserError(
+                    f"no Ray cluster could be joined at '{address}' ({reason}); check the address and, where the "
+                    "cluster asks for a token, that RAY_AUTH_MODE=token and ~/.ray/auth_token are set; "
+                    "without --address a local Ray is started"
+                ) from None
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _tighten_token() -> None:
+    """Ray writes its access token readable by everyone on the machine; make it the user's own."""
+    token = Path.home() / ".ray" / "auth_token"
+    try:
+        if stat.S_IMODE(token.stat().st_mode) & 0o077:
+            token.chmod(0o600)
+            token.parent.chmod(0o700)
+    except OSError:
+        pass  # no token, or another user's
+
+
+def cpus() -> int:
+    """CPUs of the cluster that is connected."""
+    import ray
+
+    return max(1, int(ray.cluster_resources().get("CPU", 1)))
+
+
+def gpus() -> float:
+    """GPUs of the cluster that is connected."""
+    import ray
+
+    return float(ray.cluster_resources().get("GPU", 0))

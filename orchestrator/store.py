@@ -1,0 +1,163 @@
+"""The Arrow store: what a run leaves on disk, written so that a kill at any moment leaves whole files or none."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from orchestrator.errors import UserError
+
+
+def _column(name: str, kind: pa.DataType, doc: str, unit: str = "") -> pa.Field:
+    metadata = {"doc": doc} | ({"unit": unit} if unit else {})
+    return pa.field(name, kind, metadata=metadata)
+
+
+_IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])  # what Hugging Face `datasets` reads as Image
+
+# One row per input image, in the order of their names within a part.
+IMAGES = pa.schema(
+    [
+        _column("name", pa.string(), "the input's path below the given folder; unique in a run"),
+        _column("status", pa.string(), "fooled, missed, already_wrong, is_target or unreadable"),
+        _column("reason", pa.string(), "why the image could not be read; null where it could"),
+        _column("label", pa.int32(), "true class, or the net's own answer where none is known"),
+        _column("label_known", pa.bool_(), "whether the label came with the data"),
+        _column("target", pa.int32(), "class to reach; null: any other than the label"),
+        _column("predicted_before", pa.int32(), "class of the original image"),
+        _column("predicted_after", pa.int32(), "class of the modified image as saved and read back"),
+        _column("probability_before", pa.float32(), "softmax probability of predicted_before", "[0, 1]"),
+        _column("probability_after", pa.float32(), "softmax probability of predicted_after", "[0, 1]"),
+        _column("margin_before", pa.float32(), "logit of the target less that of the label; above 0: fooled", "logits"),
+        _column("margin_after", pa.float32(), "the same of the modified image as saved and read back", "logits"),
+        _column("l0", pa.int32(), "changed pixels", "pixels"),
+        _column("l1", pa.float32(), "sum of absolute changes", "[0, 1] pixel units"),
+        _column("l2", pa.float32(), "root of the sum of squared changes", "[0, 1] pixel units"),
+        _column("linf", pa.float32(), "largest absolute change", "[0, 1] pixel units"),
+        _column("psnr", pa.float32(), "peak signal to noise ratio; infinite for no change", "dB"),
+        _column("ssim", pa.float32(), "structural similarity to the original (Wang et al. 2004)", "[-1, 1]"),
+        _column("gradients", pa.int32(), "gradients of the net that the attack took for this image"),
+        _column("forwards", pa.int32(), "further evaluations of the net, without gradient"),
+        _column("input_sha256", pa.string(), "of the input file's bytes"),
+        _column("net_sha256", pa.string(), "of the attacked net: architecture and weights"),
+        _column("seed", pa.int64(), "of the attack"),
+        _column("original", _IMAGE, "the image at the net's size, 8-bit PNG"),
+        _column("modified", _IMAGE, "original + DX, 8-bit PNG"),
+        _column("amplified", _IMAGE, "abs(DX) * 50, clipped, 8-bit PNG"),
+    ]
+)
+
+TRIPLE = ("original", "modified", "amplified")
+
+
+def _hugging_face(schema: pa.Schema) -> pa.Schema:
+    """The schema with the note by which Hugging Face `datasets` knows which columns are images."""
+    names = {pa.string(): "string", pa.binary(): "binary", pa.float32(): "float32", pa.bool_(): "bool"}
+    features = {
+        field.name: {"_type": "Image"}
+        if field.type == _IMAGE
+        else {"_type": "Value", "dtype": names.get(field.type, str(field.type))}
+        for field in schema
+    }
+    return schema.with_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+
+
+def write_part(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Rows of the `IMAGES` schema as one Parquet file; columns that a row lacks are null."""
+    columns = {name: [row.get(name) for row in rows] for name in IMAGES.names}
+    write_table(path, pa.table(columns, schema=_hugging_face(IMAGES)))
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    """One Parquet file, whole or not at all."""
+    # PNG bytes do not shrink further, and no two are alike; the few numbers do, and are.
+    squeeze = {leaf: "NONE" if leaf.endswith(".bytes") else "ZSTD" for leaf in _leaves(table.schema)}
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression=squeeze, use_dictionary=[n for n, how in squeeze.items() if how == "ZSTD"])
+    write_bytes(path, sink.getvalue())
+
+
+def _leaves(schema: pa.Schema) -> list[str]:
+    """Names of the columns as Parquet sees them: `original.bytes` for a field of a struct."""
+    return [
+        f"{field.name}.{inner.name}" if inner else field.name
+        for field in schema
+        for inner in (field.type if pa.types.is_struct(field.type) else [None])
+    ]
+
+
+def write_bytes(path: Path, content: bytes | pa.Buffer, *, durable: bool = True) -> None:
+    """Write under a temporary name, rename: a reader sees the whole file or none, also after a power cut if `durable`.
+
+    Two processes that write the same file (a task retried while its first copy still runs) do not meet: each has a
+    temporary name of its own, and the last rename wins with the same content.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.uname().nodename}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def replace_folder(source: Path, target: Path) -> None:
+    """Copy a folder over another, which is whole or absent at any moment, never a mixture."""
+    partial = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.copytree(source, partial)
+    shutil.rmtree(target, ignore_errors=True)
+    partial.replace(target)
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    write_bytes(path, (json.dumps(value, indent=2, default=str) + "\n").encode())
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """UserError where the file is missing or no JSON object."""
+    try:
+        value = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise UserError(f"{path.parent} holds no {path.name}; give the folder that a dxray command wrote") from None
+    except (OSError, ValueError) as wrong:
+        raise UserError(f"{path} cannot be read ({wrong}); the run must be started anew") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path} is not a JSON object; the run must be started anew")
+    return value
+
+
+def parts(directory: Path) -> list[Path]:
+    """The finished parts below a run's folder, in order."""
+    return sorted((directory / "images").glob("part-*.parquet"))
+
+
+def read_rows(directory: Path, columns: Iterable[str] | None = None) -> Iterable[dict[str, Any]]:
+    """The rows of a run, part by part, so that memory holds one part at a time."""
+    for part in parts(directory):
+        yield from pq.read_table(part, columns=list(columns) if columns else None).to_pylist()
+
+
+def writable_folder(path: Path, purpose: str) -> Path:
+    """`path`, absolute, made if absent; UserError at once, not after the work, where it cannot be written to."""
+    path = path.expanduser().absolute()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / f".writable.{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as wrong:
+        raise UserError(
+            f"{purpose} cannot be written to '{path}' ({wrong.strerror}); choose a folder of your own with --out"
+        ) from None
+    return path

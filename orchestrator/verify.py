@@ -1,0 +1,89 @@
+"""`dxray verify`: does each saved image still fool? Re-read from its file, by the path that `dxray predict` takes."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from models.checkpoint import ModelCard, load
+from models.images import UnreadableImage
+from models.predict import Prediction, predict
+from orchestrator.batch_attack import CONFIG
+from orchestrator.console import Console
+from orchestrator.errors import UserError
+from orchestrator.store import parts, read_json, read_rows
+
+
+def verify(out: Path, console: Console, *, model: str | None = None) -> dict[str, Any]:
+    """Look at every saved image of the run in `out` again; returns counts, and the names of those that failed.
+
+    Of each row that the run calls `fooled`: the modified image must be taken for the target (without one, for another
+    class than the label), the original for the label. Where the run saved PNG files, the files are read, else the
+    bytes in the Arrow parts.
+
+    Args:
+        model: another net than the one attacked, to see whether the images fool that one too (transfer).
+
+    Raises:
+        UserError: there is no finished part, or the other net takes images of another size than were saved.
+    """
+    record = read_json(out / CONFIG)
+    net, card = load(model or out / "model")
+    attacked = load(out / "model")[1]
+    if (card.size, card.channels) != (attacked.size, attacked.channels):
+        raise UserError(
+            f"'{model}' takes {_form(card)} images, but those in '{out}' were saved for {_form(attacked)}; "
+            "resizing them would undo the change; choose a net of the same input"
+        )
+    if not parts(out):
+        raise UserError(f"'{out}' holds no finished part yet; finish it first: dxray attack --resume '{out}'")
+    from_files = bool(record["config"]["png"])
+    counts: Counter[str] = Counter()
+    failed: list[str] = []
+    with console.bar("verifying", record["inputs"], "images") as bar:
+        for row in read_rows(out, ["name", "status", "label", "target", "original", "modified"]):
+            verdict = _check(row, net, card, out if from_files else None)
+            counts[verdict] += 1
+            if verdict not in ("still fools", "not counted"):
+                failed.append(f"{row['name']}: {verdict}")
+            bar.advance()
+    fooled = counts.total() - counts["not counted"]
+    same_net = card.sha256 == record["net_sha256"]
+    return {
+        "out": str(out),
+        "net_sha256": card.sha256,
+        "same_net": same_net,
+        "read": "PNG files" if from_files else "PNG bytes in the Arrow parts",
+        "rows": counts.total(),
+        "inputs": record["inputs"],
+        "fooled": fooled,
+        "still_fools": counts["still fools"],
+        "failed": failed,
+        # With another net the count is a measurement (transfer), not a promise that was kept or broken.
+        "success": counts.total() == record["inputs"] and not (same_net and failed),
+    }
+
+
+def _check(row: dict[str, Any], net: nn.Module, card: ModelCard, folder: Path | None) -> str:
+    """`folder`: where the PNG files are; None: look at the bytes in the row."""
+    if row["status"] != "fooled":
+        return "not counted"
+    try:
+        before, after = (
+            predict(net, card, folder / row[which]["path"] if folder else row[which]["bytes"])
+            for which in ("original", "modified")
+        )
+    except UnreadableImage as wrong:
+        return f"its saved image cannot be read: {wrong}"
+    if before.label != row["label"]:
+        return f"the original is taken for {before.name} even before the change"
+    return "still fools" if _reached(after, row) else f"the saved image is taken for {after.name}: not fooled"
+
+
+def _reached(after: Prediction, row: dict[str, Any]) -> bool:
+    return after.label != row["label"] if row["target"] is None else after.label == row["target"]
+
+
+def _form(card: ModelCard) -> str:
+    return f"{card.size[0]}x{card.size[1]} {'grey' if card.channels == 1 else 'RGB'}"
