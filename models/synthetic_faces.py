@@ -372,8 +372,6 @@ def _skin(t: Traits, head: Head, grain: Floats) -> Floats:
 def _beard(t: Traits, head: Head, grain: Floats, face: Floats) -> None:
     """From a shadow to a full beard, below the cheeks, its stubble as rough as it is dense."""
     grown = np.flatnonzero(t["beard"][:, 0, 0] > 0)
-    if not len(grown):
-        return
     density = np.minimum(t["beard"][grown], 1.0)
     u, v = head.face_u[grown], head.face_v[grown]
     flat = u * u
@@ -419,13 +417,12 @@ def _eyes(t: Traits, head: Head, grain: Floats, face: Floats, size: int) -> None
     _paint(patch, brow, np.minimum(t["hair_tone"], t["skin_tone"] * 0.75) * (0.35 + 0.5 * shade))
 
     worn = np.flatnonzero(t["glasses"][:, 0, 0] < GLASSES_SHARE)
-    if len(worn):
-        lens_u, lens_v = off[worn] / 0.25, (eye_v[worn] - 0.02) / 0.19
-        lens_u, lens_v = lens_u * lens_u, lens_v * lens_v
-        ring = lens_u * lens_u + lens_v * lens_v + lens_u + lens_v - 2.0
-        bar = (eye_v[worn] + 0.05) / 0.05
-        bridge = _inside((0.10 - side[worn]) * 20.0) * _blob(bar * bar)
-        patch[worn] *= 1.0 - 0.7 * np.maximum(_blob(ring * ring * 0.7), bridge)
+    lens_u, lens_v = off[worn] / 0.25, (eye_v[worn] - 0.02) / 0.19
+    lens_u, lens_v = lens_u * lens_u, lens_v * lens_v
+    ring = lens_u * lens_u + lens_v * lens_v + lens_u + lens_v - 2.0
+    bar = (eye_v[worn] + 0.05) / 0.05
+    bridge = _inside((0.10 - side[worn]) * 20.0) * _blob(bar * bar)
+    patch[worn] *= 1.0 - 0.7 * np.maximum(_blob(ring * ring * 0.7), bridge)
     face.put(window, patch)
 
 
@@ -458,7 +455,7 @@ def _nose_and_mouth(t: Traits, head: Head, face: Floats, size: int) -> None:
     gap, fullness = np.maximum(t["mouth_opening"], 0.0), np.maximum(t["lip_fullness"], 0.02)
     lips = _inside((1.1 * (fullness + gap) * bow - np.abs(mouth_v - 0.2 * fullness)) * 18.0) * soft_ends
     # The upper lip turns away from light above, the lower towards it.
-    patch *= 1.0 - lips * (np.clip(t["lip_contrast"], 0.0, 0.8) - 3.0 * t["light_y"] * mouth_v)
+    patch *= 1.0 - lips * (np.clip(t["lip_contrast"], 0.0, 0.8) + 4.0 * t["light_y"] * mouth_v)
     part = mouth_v / (0.035 + gap)
     teeth = _inside((gap - 0.03) * 60.0)
     patch *= 1.0 - (0.75 - 0.60 * teeth) * _blob(part * part) * soft_ends
