@@ -1,4 +1,4 @@
-"""Checkpoints: `model.safetensors` (the weights) beside `model.json` (all that says what they are). Nothing is unpickled."""
+"""Checkpoints: `model.safetensors` (the weights) beside `model.json` (what they are). Nothing is ever unpickled."""
 
 import hashlib
 import json
@@ -72,7 +72,7 @@ def versions() -> dict[str, str]:
 def save(net: nn.Module, card: ModelCard, directory: Path | str) -> ModelCard:
     """Write `net` to `directory` (made if absent); the card as written, with versions and sha256, is returned.
 
-    The card comes last and names the weights' hash, so a process killed half-way leaves no checkpoint that loads wrongly.
+    The card comes last and names the weights' hash: a process killed half-way leaves nothing that loads wrongly.
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
@@ -150,7 +150,9 @@ def _parse_card(content: bytes) -> ModelCard:
         del read["parameter_count"]
         card = ModelCard(**read | {"classes": tuple(read["classes"]), "size": tuple(read["size"])})
     except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, KeyError, TypeError) as wrong:
-        raise CheckpointError(f"{CARD} is damaged or is not a net's card ({wrong}); train or copy the net again") from None
+        raise CheckpointError(
+            f"{CARD} is damaged or is not a net's card ({wrong}); train or copy the net again"
+        ) from None
     if card.net not in MODELS:
         raise CheckpointError(f"{CARD} asks for a net called '{card.net}'; known are: {', '.join(MODELS)}")
     return card

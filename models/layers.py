@@ -7,7 +7,7 @@ from torch import Tensor, nn
 class Normalise(nn.Module):
     """`(x - mean) / std` per channel, as the net's first layer, so that everything outside the net stays in [0, 1].
 
-    The statistics are buffers: they travel in the checkpoint and are set from the training images by `models.train.fit`.
+    The statistics are buffers: they travel in the checkpoint; `models.train.fit` sets them from the training images.
     """
 
     mean: Tensor
@@ -23,7 +23,7 @@ class Normalise(nn.Module):
 
 
 def convolution(inputs: int, outputs: int, kernel: int, *, batch_norm: bool, dropout: float) -> nn.Sequential:
-    """A stride-1 convolution that keeps height and width, then batch norm (optional), ReLU and dropout (a share in [0, 1))."""
+    """A convolution that keeps height and width, then batch norm (optional), ReLU and dropout (a share in [0, 1))."""
     layers: list[nn.Module] = [nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=not batch_norm)]
     if batch_norm:
         layers.append(nn.BatchNorm2d(outputs))
@@ -35,9 +35,7 @@ def convolution(inputs: int, outputs: int, kernel: int, *, batch_norm: bool, dro
 
 def head(features: int, classes: int, *, hidden: int = 50) -> nn.Sequential:
     """`(N, C, H, W)` with `C*H*W == features` -> logits `(N, classes)`, through one dense layer of `hidden`."""
-    return nn.Sequential(
-        nn.Flatten(), nn.Linear(features, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, classes)
-    )
+    return nn.Sequential(nn.Flatten(), nn.Linear(features, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, classes))
 
 
 def check_grid(

@@ -1,4 +1,4 @@
-"""The stand-alone check: load a net and an image file, say its class. It shares nothing with the attacks but the decoder."""
+"""The stand-alone check: a net, an image file, its class. It shares nothing with the attacks but the decoder."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -3,8 +3,8 @@
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
-from typing import Any, ContextManager
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import numpy as np
 import torch
@@ -124,7 +124,9 @@ def fit(
                 total += loss.detach() * len(rows)
                 right += (logits.detach().argmax(1) == wanted).sum()
             if not torch.isfinite(total):
-                raise Diverged(f"the loss of epoch {epoch + 1} is {float(total / len(images))}; lr={lr} may be too high")
+                raise Diverged(
+                    f"the loss of epoch {epoch + 1} is {float(total / len(images))}; lr={lr} may be too high"
+                )
             net.eval()
             seconds = time.perf_counter() - started
             row: dict[str, Any] = {
@@ -150,8 +152,7 @@ def logits_of(net: nn.Module, images: np.ndarray, *, batch_size: int = 256) -> T
     net.eval()
     try:
         parts = [
-            net(to_device(images[i : i + batch_size], device)).float().cpu()
-            for i in range(0, len(images), batch_size)
+            net(to_device(images[i : i + batch_size], device)).float().cpu() for i in range(0, len(images), batch_size)
         ]
     finally:
         net.train(training)
@@ -198,7 +199,7 @@ def _optimizer(name: str, net: nn.Module, lr: float, weight_decay: float) -> tor
     raise ValueError(f"no optimizer is called '{name}'; known are: {', '.join(OPTIMIZERS)}")
 
 
-def _autocast(precision: str, device: torch.device) -> Callable[[], ContextManager[Any]]:
+def _autocast(precision: str, device: torch.device) -> Callable[[], AbstractContextManager[Any]]:
     if precision not in ("auto", "float32", "bfloat16"):
         raise ValueError(f"precision '{precision}' is not one of: auto, float32, bfloat16")
     if precision == "bfloat16" or (precision == "auto" and has_bf16(device)):

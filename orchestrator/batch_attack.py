@@ -1,4 +1,4 @@
-"""`dxray attack`: a folder of faces, attacked by Ray tasks, a shard each; a run that was stopped goes on where it was."""
+"""`dxray attack`: a folder of faces, attacked by Ray tasks, a shard each; a stopped run goes on where it was."""
 
 import fcntl
 import inspect
@@ -199,6 +199,8 @@ def _outcome(done: Any, out: Path) -> Counter[str]:
         return ray.get(done)
     except ray.exceptions.RayTaskError as wrong:
         cause = wrong.cause
+        if isinstance(cause, UserError):
+            raise UserError(str(cause)) from None
         if isinstance(cause, OSError):
             raise UserError(
                 f"a worker could not write to '{out}' ({cause.strerror}); finished shards are kept; "
@@ -236,7 +238,10 @@ def _quantiles(values: list[float]) -> dict[str, float] | None:
 
 def _check_options(name: str, options: dict[str, Any]) -> None:
     """UserError where the attack has no such keyword: said before any work, not by each worker."""
-    known = inspect.signature(find(name)).parameters
+    try:
+        known = inspect.signature(find(name)).parameters
+    except ValueError as wrong:
+        raise UserError(str(wrong)) from None
     for option in options:
         if option not in known:
             raise UserError(f"attack '{name}' has no option '{option}'; choose another --attack or leave it out")
@@ -249,5 +254,7 @@ def _locked(out: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(f"another dxray process works on '{out}' now; wait for it or choose another --out") from None
+            raise UserError(
+                f"another dxray process works on '{out}' now; wait for it or choose another --out"
+            ) from None
         yield

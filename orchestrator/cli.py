@@ -11,7 +11,7 @@ from orchestrator.console import Console
 from orchestrator.errors import Interrupted, UserError
 
 EXAMPLES = {
-    "sweep": "dxray sweep --data utkface:faces/ --net densenet --filters 8 16 --dropout 0 0.1 --epochs 12 --out runs/sweep",
+    "sweep": "dxray sweep --data utkface:faces/ --net densenet --filters 8 16 --dropout 0 0.1 --out runs/sweep",
     "attack": "dxray attack faces/ --model runs/sweep --out runs/attack",
     "predict": "dxray predict face.png other.jpg --model runs/sweep",
     "verify": "dxray verify runs/attack",
@@ -20,7 +20,7 @@ EXAMPLES = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one verb; the exit code: 0 on success, 1 for what the user can put right, 2 for wrong usage, 130 for Ctrl-C."""
+    """Run one verb; exit code 0 on success, 1 for what the user can put right, 2 for wrong usage, 130 for Ctrl-C."""
     options = parser().parse_args(argv)
     console = Console(as_json=options.json)
     try:
@@ -56,7 +56,9 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action=_Version, nargs=0, help="of dxray, torch and Python")
     verbs = top.add_subparsers(metavar="VERB", required=True)
     _sweep_parser(_verb(verbs, "sweep", _sweep, "train a grid of nets with Ray Tune and keep the best"))
-    _attack_parser(_verb(verbs, "attack", _attack, "change faces as little as fools a net; save images and an Arrow table"))
+    _attack_parser(
+        _verb(verbs, "attack", _attack, "change faces as little as fools a net; save images and an Arrow table")
+    )
     _predict_parser(_verb(verbs, "predict", _predict, "say the class of images, and how sure the net is"))
     _verify_parser(_verb(verbs, "verify", _verify, "re-read every saved image of an attack and count what still fools"))
     _demo_parser(_verb(verbs, "demo", _demo, "the whole story on synthetic faces, in a few minutes"))
@@ -118,16 +120,22 @@ def _attack_parser(made: argparse.ArgumentParser) -> None:
     made.add_argument("paths", nargs="*", metavar="PATH", help="images and folders of images")
     made.add_argument("--model", metavar="DIR", help="a checkpoint, or a sweep's folder: its best net")
     made.add_argument("--resume", type=Path, metavar="DIR", help="go on with the stopped run in DIR")
-    made.add_argument("--labels", choices=("auto", "utkface", "folder", "none"), help="where true classes come from (auto)")
+    made.add_argument(
+        "--labels", choices=("auto", "utkface", "folder", "none"), help="where true classes come from (auto)"
+    )
     made.add_argument("--target", metavar="CLASS", help="the class to reach (the wrong one)")
-    made.add_argument("--attack", metavar="NAME", help="dx: smallest change; dx_penalty: loss + weight * norm, by Adam (dx)")
+    made.add_argument(
+        "--attack", metavar="NAME", help="dx: smallest change; dx_penalty: loss + weight * norm, by Adam (dx)"
+    )
     made.add_argument("--norm", help="what is kept small: l2, l1, linf (l2)")
     made.add_argument("--weight", type=float, help="of the norm in dx_penalty's loss")
     made.add_argument("--steps", type=_whole, help="gradient steps an image")
     made.add_argument("--lr", type=float, help="of dx_penalty's Adam")
     made.add_argument("--name", metavar="NOM1_NOM2", help="of a single face's files: adv_nom1_nom2_mod.png")
     made.add_argument("--raw", action="store_true", help="also write .raw files: bare bytes, row by row")
-    made.add_argument("--png", action=argparse.BooleanOptionalAction, help="write the PNG triples (up to 10,000 images)")
+    made.add_argument(
+        "--png", action=argparse.BooleanOptionalAction, help="write the PNG triples (up to 10,000 images)"
+    )
     made.add_argument("--strict", action="store_true", help="exit code 1 if an image could not be read")
 
 
@@ -189,7 +197,9 @@ def _attack(options: argparse.Namespace, console: Console) -> int:
             model=options.model,
             labels=options.labels or "auto",
             attack=options.attack or "dx",
-            options={n: getattr(options, n) for n in ("norm", "weight", "steps", "lr") if getattr(options, n) is not None},
+            options={
+                n: getattr(options, n) for n in ("norm", "weight", "steps", "lr") if getattr(options, n) is not None
+            },
             target=options.target,
             seed=options.seed or 0,
             png=options.png,

@@ -1,4 +1,4 @@
-"""Which images an attack works on: paths to a sorted list of inputs, each with a unique name and, where one is known, a label."""
+"""Which images an attack works on: paths to a sorted list of inputs, each with a unique name, some with a label."""
 
 import hashlib
 import os
@@ -16,7 +16,7 @@ LABELS = ("auto", "utkface", "folder", "none")
 
 @dataclass(frozen=True)
 class Input:
-    """name: unique in the run, and what rows are called. triple: the same as a safe start of PNG names. label: or None."""
+    """name: unique in the run, what its row is called. triple: the same, safe in the names of files. label: or None."""
 
     name: str
     path: str
@@ -79,7 +79,7 @@ def _printable(path: Path) -> str:
 
 def _triple(name: str, *, unique: bool = True) -> str:
     """Where the triple goes: `sub/face.jpg` -> `sub/face`; inputs that would share it are told apart by a hash."""
-    stem = "".join(c if c.isprintable() and c != "\\" else "_" for c in os.path.splitext(name)[0])
+    stem = "".join(c if c.isprintable() and c != "\\" else "_" for c in str(Path(name).with_suffix("")))
     return stem if unique else f"{stem}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 

@@ -34,13 +34,15 @@ def show_attack(result: Mapping[str, Any], console: Console) -> None:
     ]
     if rows:
         header = ["distance", "smallest", "10 %", "median", "90 %", "largest", "mean"]
-        console.table("size of DX on the saved images (l2, linf, l1: pixels in [0, 1]; l0: pixels)", header, rows)
+        console.table("size of DX on the saved images (pixels in [0, 1])", header, rows)
     for reason, count in result["unreadable_reasons"].items():
         console.say(f"unreadable: {count:,}: {reason}")
     right = result["right"]
     share = f"{result['fooled_share']:.1%}" if right else "none"
     speed = f", {result['images_per_second']:.0f} images/s" if result.get("images_per_second") else ""
-    console.say(f"of {right:,} faces that the net had right, {result['counts']['fooled']:,} are fooled ({share}){speed}")
+    console.say(
+        f"of {right:,} faces that the net had right, {result['counts']['fooled']:,} are fooled ({share}){speed}"
+    )
     console.say(f"results in {result['out']}; check the saved files with: dxray verify '{result['out']}'")
 
 

@@ -24,6 +24,7 @@ from attacks.outcome import amplify, score
 from attacks.query import Ledger, Query
 from models.checkpoint import ModelCard, restore
 from models.images import UnreadableImage, decode, encode_png
+from orchestrator.errors import UserError
 from orchestrator.inputs import Input
 from orchestrator.store import TRIPLE, write_bytes, write_part, write_table
 
@@ -56,7 +57,7 @@ class Job:
 
 
 def attack_shard(job: Job, index: int, inputs: Sequence[Input], card_bytes: bytes, weights: bytes) -> Counter[str]:
-    """Attack `inputs` and write `images/part-INDEX.parquet`, one row per input; returns how many rows of each status."""
+    """Attack `inputs`, write `images/part-INDEX.parquet`, one row per input; returns how many rows of each status."""
     torch.set_num_threads(job.threads)  # Ray tells the limit by OMP_NUM_THREADS, which torch read before it was set
     clock = {"started": time.time()}
     net, card = _restored(card_bytes, weights)
@@ -126,15 +127,18 @@ def _attacked(
     going = torch.arange(len(originals)) if targets is None else (labels != targets).nonzero().flatten()
     if len(going):
         spent = Ledger.empty(len(going))
-        found = find(job.attack)(
-            net,
-            from_levels(originals[going]),
-            labels[going],
-            targets=None if targets is None else targets[going],
-            seed=job.seed,
-            ledger=spent,
-            **job.options,
-        )
+        try:
+            found = find(job.attack)(
+                net,
+                from_levels(originals[going]),
+                labels[going],
+                targets=None if targets is None else targets[going],
+                seed=job.seed,
+                ledger=spent,
+                **job.options,
+            )
+        except ValueError as wrong:  # an option out of range, a net that answers with NaN
+            raise UserError(f"the attack '{job.attack}' cannot work on this: {wrong}") from None
         modified[going] = to_uint8(found)
         ledger.gradients[going], ledger.forwards[going] = spent.gradients, spent.forwards
     return modified, ledger

@@ -125,13 +125,14 @@ def show_table(result: Mapping[str, Any], console: Console) -> None:
     trials = sorted(result["trials"], key=lambda row: -(row.get("validation_accuracy") or -1))
     names = varied([{name: row.get(name) for name in _PARAMETERS} for row in trials]) or ["net"]
     header = [*names, "parameters", "validation", "test", "seconds"]
-    rows = [
-        [*(row.get(name) for name in names), f"{row['parameter_count']:,}"]
-        + [f"{row['validation_accuracy']:.2%}", f"{row['accuracy']:.2%}", f"{row['train_seconds']:.0f}"]
-        if row["status"] == "ok"
-        else [*(row.get(name) for name in names), None, "KO", row["reason"], None]
-        for row in trials
-    ]
+    rows = []
+    for row in trials:
+        said = [row.get(name) for name in names]
+        if row["status"] == "ok":
+            shares = [f"{row[name]:.2%}" for name in ("validation_accuracy", "accuracy")]
+            rows.append([*said, f"{row['parameter_count']:,}", *shares, f"{row['train_seconds']:.0f}"])
+        else:
+            rows.append([*said, None, "KO", row["reason"], None])
     console.table("accuracy of each net", header, rows)
 
 

@@ -1,0 +1,43 @@
+# Two commands do everything: `make demo` shows the whole story, `make test` checks the code.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: demo test lint types format clean
+
+demo: .venv/installed
+	$(BIN)/python -c "import shutil; shutil.rmtree('runs/demo', ignore_errors=True)"
+	$(BIN)/dxray demo --out runs/demo
+
+test: lint types
+	$(BIN)/python -m pytest
+
+lint: .venv/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/installed-dev
+	$(BIN)/mypy
+
+format: .venv/installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.venv/bin/python:
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || \
+	  { echo "dxray needs Python 3.11 or later; '$(PYTHON)' is older: make PYTHON=python3.12 ..."; exit 1; }
+	@$(PYTHON) -m venv .venv || \
+	  { echo "'$(PYTHON) -m venv' failed; on Debian and Ubuntu: apt-get install python3-venv"; rm -rf .venv; exit 1; }
+
+.venv/installed: .venv/bin/python pyproject.toml constraints.txt
+	@echo "installing dxray and what it needs into .venv (a minute or two)"
+	$(PIP) --editable .
+	@touch $@
+
+.venv/installed-dev: .venv/bin/python pyproject.toml constraints.txt
+	@echo "installing dxray and what its tests need into .venv (a minute or two)"
+	$(PIP) --editable '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf .venv runs build *.egg-info .mypy_cache .pytest_cache .ruff_cache

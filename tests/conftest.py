@@ -1,0 +1,87 @@
+"""What many tests share: one local Ray, a small trained net, a folder of faces, and the real faces where they are."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from models.checkpoint import ModelCard, save
+from models.faces import Faces
+from models.images import encode_png
+from models.train import evaluate, fit
+from orchestrator.console import Console
+from orchestrator.ray_session import ray_session
+
+# Beside the checkout where it exists: real faces never enter the repository.
+SHARED_FACES = Path(__file__).resolve().parents[2] / "shared" / "faces"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _few_threads() -> None:
+    torch.set_num_threads(min(2, os.cpu_count() or 1))
+
+
+@pytest.fixture(scope="session")
+def local_ray() -> Iterator[None]:
+    """One Ray for all the tests that need it; commands under test find it and leave it running."""
+    with ray_session():
+        yield
+
+
+@pytest.fixture(scope="session")
+def faces() -> Faces:
+    """400 pictures in place of faces, whose class is whether the upper or the lower half is brighter.
+
+    A net learns them in a second, where the synthetic faces would take minutes.
+    """
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 400)
+    shade = np.where(np.arange(48) < 24, 20, -20)[:, None] * np.where(labels, -1, 1)[:, None, None, None]
+    images = (128 + shade + rng.normal(0, 30, (400, 1, 48, 48))).clip(0, 255).round().astype(np.uint8)
+    splits = np.array(["train"] * 280 + ["validation"] * 60 + ["test"] * 60)
+    return Faces(images, labels, np.array([f"face{i:03}" for i in range(400)]), splits, ("male", "female"), "halves")
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory, faces: Faces) -> Path:
+    """The folder of a small ConvNet that has learnt those pictures, and so is worth fooling."""
+    folder = tmp_path_factory.mktemp("trained")
+    card = ModelCard("convnet", {"filters": 8, "batch_norm": True}, faces.classes)
+    torch.manual_seed(0)
+    net = card.build()
+    train = faces.split("train")
+    fit(net, train.images, train.labels, epochs=3, batch_size=16, lr=5e-3, seed=0)
+    test = faces.split("test")
+    assert evaluate(net, test.images, test.labels)["accuracy"] > 0.9, "the fixture's net has not learnt"
+    save(net, card, folder)
+    return folder
+
+
+@pytest.fixture
+def face_folder(tmp_path: Path, faces: Faces) -> Path:
+    """Ten faces as PNG files, in a folder for each class."""
+    for image, label, name in zip(faces.images[:10], faces.labels, faces.names, strict=False):
+        place = tmp_path / "faces" / faces.classes[label]
+        place.mkdir(parents=True, exist_ok=True)
+        (place / f"{name}.png").write_bytes(encode_png(image))
+    return tmp_path / "faces"
+
+
+@pytest.fixture
+def console() -> Console:
+    return Console()
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def shared_faces() -> Path:
+    if not SHARED_FACES.is_dir():
+        pytest.skip("no real faces beside the checkout (../shared/faces)")
+    return SHARED_FACES

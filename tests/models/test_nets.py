@@ -1,0 +1,67 @@
+"""Both nets of the course: shapes, parameter counts, the grid's parameters, and what they refuse."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from models import MODELS, build
+
+
+@pytest.mark.parametrize("net", MODELS)
+@pytest.mark.parametrize("form", [(1, (48, 48), 2), (3, (32, 40), 5)])
+def test_images_become_logits(net: str, form: tuple[int, tuple[int, int], int]) -> None:
+    channels, size, classes = form
+    made = build(net, channels=channels, size=size, classes=classes, blocks=3, filters=4)
+    assert made(torch.rand(2, channels, *size)).shape == (2, classes)
+
+
+@pytest.mark.parametrize(("net", "count"), [("densenet", 93_672), ("convnet", 23_752)])
+def test_the_parameter_count_is_the_documented_one(net: str, count: int) -> None:
+    assert sum(p.numel() for p in build(net).parameters()) == count
+    assert f"{count:,} parameters" in (MODELS[net].__doc__ or "")
+
+
+@pytest.mark.parametrize("net", MODELS)
+def test_the_first_layer_normalises(net: str) -> None:
+    """A net with other statistics says of shifted images what it said of the originals."""
+    made = build(net).eval()
+    images = torch.rand(2, 1, 48, 48) / 2
+    before = made(images)
+    made.normalise.mean += 0.25
+    assert torch.allclose(made(images + 0.25), before, atol=1e-5)
+
+
+def test_a_dense_block_sees_all_that_came_before() -> None:
+    """The first convolution's filters reach every later one: its weights' shape says how much each reads."""
+    reads = [conv[0].in_channels for conv in build("densenet", convs=3, filters=5).blocks[1].convs]
+    assert reads == [32, 37, 42]
+
+
+@pytest.mark.parametrize("net", MODELS)
+def test_parameters_change_the_net_as_their_names_say(net: str) -> None:
+    kinds = [type(m).__name__ for m in build(net, blocks=2, convs=3, dropout=0.5, batch_norm=True).modules()]
+    assert kinds.count("MaxPool2d") == 2
+    assert kinds.count("BatchNorm2d") == kinds.count("Dropout") == kinds.count("Conv2d")
+    assert kinds.count("Conv2d") == 2 * 3 + (2 if net == "densenet" else 0)
+    assert "BatchNorm2d" not in [type(m).__name__ for m in build(net).modules()]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "sentence"),
+    [
+        ({"blocks": 6}, "can be halved fewer times"),
+        ({"convs": 0}, "convs=0"),
+        ({"dropout": 1.0}, "dropout=1.0"),
+        ({"colour": 1}, "colour"),
+    ],
+)
+@pytest.mark.parametrize("net", MODELS)
+def test_what_makes_no_net_is_refused(net: str, parameters: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        build(net, **parameters)
+
+
+def test_an_unknown_net_lists_the_known() -> None:
+    with pytest.raises(ValueError, match="densenet"):
+        build("alexnet")

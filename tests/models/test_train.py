@@ -1,0 +1,121 @@
+"""Training: it learns, it is the same twice, and it says so when it goes wrong."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from models import build
+from models.faces import Faces
+from models.train import Diverged, evaluate, fit, logits_of, to_device
+
+Halves = Callable[[int], tuple[np.ndarray, np.ndarray]]
+
+
+def small_net(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return build("convnet", filters=4, convs=1, blocks=3, batch_norm=True, dropout=0.1)
+
+
+@pytest.fixture
+def halves(faces: Faces) -> Halves:
+    return lambda count: (faces.images[:count].copy(), faces.labels[:count].copy())
+
+
+def test_it_learns_what_can_be_learnt(halves: Halves) -> None:
+    images, labels = halves(256)
+    net = small_net()
+    before = evaluate(net, images, labels)
+    history = fit(net, images, labels, validation=(images, labels), epochs=3, batch_size=32, lr=1e-2)
+    after = evaluate(net, images, labels)
+    assert after["accuracy"] > 0.95 > before["accuracy"]
+    assert [row["epoch"] for row in history] == [1, 2, 3]
+    assert history[-1]["loss"] < history[0]["loss"]
+    assert history[-1]["validation_accuracy"] == after["accuracy"]
+    assert not net.training
+
+
+def test_shuffled_labels_cannot_be_generalised(halves: Halves) -> None:
+    """The same training on labels that mean nothing stays near chance on held-out images."""
+    images, labels = halves(400)
+    shuffled = np.random.default_rng(1).permutation(labels)
+    net = small_net()
+    fit(net, images[:300], shuffled[:300], epochs=3, batch_size=32, lr=1e-2)
+    assert 0.25 < evaluate(net, images[300:], shuffled[300:])["accuracy"] < 0.75
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_same_seed_gives_the_same_weights_and_another_does_not(precision: str, halves: Halves) -> None:
+    images, labels = halves(96)
+
+    def weights(seed: int) -> torch.Tensor:
+        net = small_net()
+        fit(net, images, labels, epochs=2, batch_size=32, seed=seed, precision=precision)
+        return torch.cat([p.detach().flatten() for p in net.parameters()])
+
+    first = weights(0)
+    assert torch.equal(first, weights(0))
+    assert not torch.equal(first, weights(1))
+
+
+def test_the_callers_random_numbers_are_left_alone(halves: Halves) -> None:
+    images, labels = halves(32)
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    net = build("convnet", filters=2, convs=1)
+    torch.manual_seed(5)
+    fit(net, images, labels, epochs=1)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_read_only_images_are_read_and_stay_as_they_are(halves: Halves) -> None:
+    """What comes out of Ray's object store cannot be written to, and is shared."""
+    images, labels = halves(32)
+    before = images.copy()
+    images.setflags(write=False)
+    fit(small_net(), images, labels, epochs=1)
+    assert np.array_equal(images, before)
+
+
+def test_statistics_come_from_the_images(halves: Halves) -> None:
+    images, labels = halves(64)
+    net = small_net()
+    fit(net, images, labels, epochs=1)
+    assert net.normalise.mean.item() == pytest.approx(images.mean() / 255, abs=1e-4)
+    assert net.normalise.std.item() == pytest.approx(images.std() / 255, abs=1e-4)
+
+
+def test_one_channel_batches_have_channels_last_strides() -> None:
+    images = np.zeros((4, 1, 8, 6), np.uint8)
+    assert to_device(images, torch.device("cpu")).stride() == (48, 1, 6, 1)
+
+
+def test_a_loss_that_is_not_finite_stops_the_training(halves: Halves) -> None:
+    images, labels = halves(64)
+    with pytest.raises(Diverged, match="lr="):
+        fit(small_net(), images, labels, epochs=3, lr=1e12, optimizer="sgd", precision="float32")
+
+
+@pytest.mark.parametrize("wrong", [{"optimizer": "lion"}, {"schedule": "flat"}, {"precision": "int4"}])
+def test_unknown_choices_are_refused(wrong: dict[str, str], halves: Halves) -> None:
+    images, labels = halves(8)
+    with pytest.raises(ValueError, match=next(iter(wrong.values()))):
+        fit(small_net(), images, labels, epochs=1, **wrong)  # type: ignore[arg-type]
+
+
+def test_nothing_to_train_or_evaluate_on_is_an_error() -> None:
+    nothing = np.zeros((0, 1, 48, 48), np.uint8), np.zeros(0, np.int64)
+    with pytest.raises(ValueError, match="0 images"):
+        fit(small_net(), *nothing)
+    with pytest.raises(ValueError, match="nothing to evaluate"):
+        evaluate(small_net(), *nothing)
+
+
+def test_evaluation_does_not_depend_on_the_mode_and_leaves_it(faces: Faces) -> None:
+    net = build("convnet", filters=4, dropout=0.5).train()
+    first = logits_of(net, faces.images[:50])
+    assert net.training
+    assert torch.equal(first, logits_of(net.eval(), faces.images[:50]))
