@@ -1,0 +1,308 @@
+"""An attack run, from a folder of faces to saved images that fool: shards alone, then with Ray; verify; resume."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+import attacks
+from models.checkpoint import ModelCard, load, read, save
+from models.faces import Faces
+from models.images import encode_png
+from models.predict import predict
+from orchestrator import batch_attack
+from orchestrator.batch_attack import AttackConfig, attack, resume
+from orchestrator.console import Console
+from orchestrator.errors import UserError
+from orchestrator.inputs import list_inputs
+from orchestrator.shards import Job, attack_shard
+from orchestrator.store import IMAGES, read_rows
+from orchestrator.verify import verify
+
+CLASSES = ("male", "female")
+
+
+def run_shard(folder: Path, net: Path, out: Path, **job: Any) -> list[dict[str, Any]]:
+    """One shard over all of `folder`, in this process, without Ray."""
+    attack_shard(Job(out=out, **job), 0, list_inputs([folder], classes=CLASSES), *read(net))
+    return list(read_rows(out))
+
+
+def test_each_face_that_the_net_had_right_is_fooled_by_its_saved_file(
+    face_folder: Path, trained: Path, tmp_path: Path
+) -> None:
+    rows = run_shard(face_folder, trained, tmp_path / "out")
+    assert len(rows) == 10
+    assert {row["status"] for row in rows} <= {"fooled", "already_wrong"}
+    fooled = [row for row in rows if row["status"] == "fooled"]
+    assert len(fooled) >= 8
+    net, card = load(trained)
+    for row in fooled:
+        before = predict(net, card, tmp_path / "out" / row["original"]["path"])
+        after = predict(net, card, tmp_path / "out" / row["modified"]["path"])
+        assert before.name == Path(row["name"]).parent.name
+        assert after.name != before.name
+        assert row["margin_before"] < 0 < row["margin_after"]
+        assert row["probability_after"] == pytest.approx(after.probability, abs=1e-4)
+
+
+def test_a_row_measures_the_saved_images(face_folder: Path, trained: Path, tmp_path: Path) -> None:
+    for row in run_shard(face_folder, trained, tmp_path / "out"):
+        original, modified, amplified = (
+            np.array(Image.open(tmp_path / "out" / row[which]["path"])).astype(int)
+            for which in ("original", "modified", "amplified")
+        )
+        change = modified - original
+        assert row["l2"] == pytest.approx(np.sqrt((change**2).sum()) / 255, rel=1e-5, abs=1e-7)
+        assert row["l1"] == pytest.approx(np.abs(change).sum() / 255, rel=1e-5, abs=1e-7)
+        assert row["linf"] == pytest.approx(np.abs(change).max() / 255, rel=1e-5, abs=1e-7)
+        assert row["l0"] == (change != 0).sum()
+        assert np.array_equal(amplified, (np.abs(change) * 50).clip(0, 255))
+        assert (tmp_path / "out" / row["modified"]["path"]).read_bytes() == row["modified"]["bytes"]
+
+
+def test_the_three_images_have_the_courses_names(face_folder: Path, trained: Path, tmp_path: Path) -> None:
+    run_shard(face_folder, trained, tmp_path / "out", raw=True)
+    label = next(p for p in face_folder.iterdir() if list(p.glob("face000.png"))).name
+    for which in ("ori", "mod", "amp"):
+        png = tmp_path / "out" / "triples" / label / f"adv_face000_{which}.png"
+        assert png.with_suffix(".raw").read_bytes() == np.array(Image.open(png)).tobytes()
+        assert png.with_suffix(".raw").stat().st_size == 2_304
+
+
+def test_a_single_face_can_be_named(face_folder: Path, trained: Path, tmp_path: Path) -> None:
+    face = next(face_folder.rglob("face001.png"))
+    out = tmp_path / "out"
+    attack_shard(Job(out=out, name="curie_marie", raw=True), 0, list_inputs([face], classes=CLASSES), *read(trained))
+    assert sorted(path.name for path in (out / "triples").iterdir()) == [
+        f"adv_curie_marie_{which}.{ending}" for which in ("amp", "mod", "ori") for ending in ("png", "raw")
+    ]
+
+
+def test_an_unlabelled_face_leaves_the_class_that_the_net_gives_it(
+    face_folder: Path, trained: Path, tmp_path: Path
+) -> None:
+    for face in face_folder.rglob("*.png"):
+        face.rename(face_folder / face.name)
+    rows = run_shard(face_folder, trained, tmp_path / "out")
+    assert all(row["status"] == "fooled" and row["label"] == row["predicted_before"] for row in rows)
+    assert not any(row["label_known"] for row in rows)
+
+
+def test_a_face_whose_class_is_the_target_is_left_alone(face_folder: Path, trained: Path, tmp_path: Path) -> None:
+    rows = run_shard(face_folder, trained, tmp_path / "out", target=1)
+    for row in rows:
+        if row["label"] == 1:
+            assert row["status"] == "is_target"
+            assert row["l0"] == 0
+        else:
+            assert row["status"] == "already_wrong" or row["predicted_after"] == 1
+
+
+def test_a_broken_image_is_a_row_with_its_reason_and_the_others_are_done(
+    face_folder: Path, trained: Path, tmp_path: Path
+) -> None:
+    (face_folder / "broken.jpg").write_bytes(b"\xff\xd8\xff not a picture")
+    (face_folder / "empty.png").touch()
+    (face_folder / "gone.png").symlink_to(tmp_path / "nowhere")
+    rows = {row["name"]: row for row in run_shard(face_folder, trained, tmp_path / "out")}
+    assert len(rows) == 13
+    for name in ("broken.jpg", "empty.png", "gone.png"):
+        assert rows[name]["status"] == "unreadable"
+        assert rows[name]["reason"]
+        assert rows[name]["modified"] is None
+    assert len({rows[name]["reason"] for name in ("broken.jpg", "empty.png", "gone.png")}) == 3
+    assert sum(row["status"] == "fooled" for row in rows.values()) >= 8
+
+
+def test_a_shard_of_broken_images_alone_is_written_too(trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "faces").mkdir()
+    (tmp_path / "faces" / "empty.png").touch()
+    rows = run_shard(tmp_path / "faces", trained, tmp_path / "out")
+    assert [row["status"] for row in rows] == ["unreadable"]
+
+
+def test_rows_do_not_depend_on_the_shard_or_the_order(face_folder: Path, trained: Path, tmp_path: Path) -> None:
+    inputs = list_inputs([face_folder], classes=CLASSES)
+    for out, shards in (("whole", [inputs]), ("split", [inputs[7:][::-1], inputs[:1], inputs[1:7]])):
+        for index, shard in enumerate(shards):
+            attack_shard(Job(out=tmp_path / out), index, shard, *read(trained))
+
+    def by_name(out: str) -> dict[str, Any]:
+        return {row["name"]: row for row in read_rows(tmp_path / out)}
+
+    assert by_name("whole") == by_name("split")
+
+
+def test_an_attack_that_returns_its_input_fools_nothing(
+    face_folder: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def idle(net: Any, inputs: torch.Tensor, labels: Any, **_: Any) -> torch.Tensor:
+        return inputs
+
+    monkeypatch.setitem(attacks.ATTACKS, "idle", idle)
+    rows = run_shard(face_folder, trained, tmp_path / "out", attack="idle")
+    assert {row["status"] for row in rows} <= {"missed", "already_wrong"}
+
+
+@pytest.fixture
+def config(face_folder: Path, trained: Path) -> AttackConfig:
+    return AttackConfig(paths=[str(face_folder)], model=str(trained))
+
+
+@pytest.fixture
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch_attack, "_shard_size", lambda images, workers: 3)
+
+
+@pytest.mark.usefixtures("local_ray", "small_shards")
+class TestWithRay:
+    def test_a_run_has_one_row_for_each_image_and_its_files_verify(
+        self, config: AttackConfig, tmp_path: Path, console: Console
+    ) -> None:
+        out = tmp_path / "out"
+        result = attack(config, out, console)
+        rows = list(read_rows(out))
+        assert [row["name"] for row in rows] == [item.name for item in list_inputs(config.paths, classes=CLASSES)]
+        assert len(list((out / "images").iterdir())) == 4
+        assert result["inputs"] == 10
+        assert result["counts"]["fooled"] == sum(row["status"] == "fooled" for row in rows) >= 8
+        assert result["fooled_share"] == 1.0
+        assert result["distances"]["l2"]["median"] == pytest.approx(
+            np.median([row["l2"] for row in rows if row["status"] == "fooled"])
+        )
+        assert pq.read_schema(out / "images" / "part-00000.parquet").names == IMAGES.names
+        checked = verify(out, console)
+        assert checked["success"]
+        assert checked["still_fools"] == checked["fooled"] == result["counts"]["fooled"]
+
+    def test_a_stopped_run_goes_on_and_ends_as_if_it_had_not_stopped(
+        self, config: AttackConfig, tmp_path: Path, console: Console
+    ) -> None:
+        whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+        attack(config, whole, console)
+        attack(config, stopped, console)
+        kept = stopped / "images" / "part-00000.parquet"
+        finished = kept.stat().st_mtime_ns
+        for index in (1, 3):
+            (stopped / "images" / f"part-0000{index}.parquet").unlink()
+        resume(stopped, console)
+        assert list(read_rows(stopped)) == list(read_rows(whole))
+        assert kept.stat().st_mtime_ns == finished
+
+    def test_a_folder_that_holds_a_run_is_refused(self, config: AttackConfig, tmp_path: Path, console: Console) -> None:
+        attack(config, tmp_path / "out", console)
+        with pytest.raises(UserError, match=r"already holds a finished run.*--resume"):
+            attack(config, tmp_path / "out", console)
+
+    def test_a_resume_refuses_other_inputs_and_another_net(
+        self, config: AttackConfig, face_folder: Path, tmp_path: Path, console: Console
+    ) -> None:
+        out = tmp_path / "out"
+        attack(config, out, console)
+        shutil.copytree(out / "model", tmp_path / "kept")
+        card = load(out / "model")[1]
+        save(card.build(), card, out / "model")
+        with pytest.raises(UserError, match="not the one this run was started with"):
+            resume(out, console)
+        shutil.copytree(tmp_path / "kept", out / "model", dirs_exist_ok=True)
+        shutil.copy(next(face_folder.rglob("*.png")), face_folder / "new.png")
+        with pytest.raises(UserError, match=r"inputs of .* have changed"):
+            resume(out, console)
+
+    def test_two_at_once_are_refused(self, config: AttackConfig, tmp_path: Path, console: Console) -> None:
+        with (
+            batch_attack._locked(batch_attack.writable_folder(tmp_path / "out", "results")),
+            pytest.raises(UserError, match="another dxray process"),
+        ):
+            attack(config, tmp_path / "out", console)
+
+    def test_options_that_the_attack_cannot_use_are_said(
+        self, config: AttackConfig, tmp_path: Path, console: Console
+    ) -> None:
+        for attack_name, options, sentence in (
+            ("none", {}, "unknown attack 'none'; known attacks: dx"),
+            ("dx", {"weight": 1.0}, "has no option 'weight'"),
+            ("dx", {"norm": "l7"}, "unknown norm 'l7'"),
+        ):
+            config.attack, config.options = attack_name, options
+            with pytest.raises(UserError, match=sentence):
+                attack(config, tmp_path / attack_name / str(len(options)) / sentence[:8], console)
+
+
+@pytest.fixture
+def attacked(face_folder: Path, trained: Path, tmp_path: Path, local_ray: None, console: Console) -> Path:
+    attack(AttackConfig(paths=[str(face_folder)], model=str(trained)), tmp_path / "out", console)
+    return tmp_path / "out"
+
+
+def a_fooled_row(out: Path) -> dict[str, Any]:
+    return next(row for row in read_rows(out) if row["status"] == "fooled")
+
+
+def put_the_original_in_its_place(out: Path, row: dict[str, Any]) -> None:
+    (out / row["modified"]["path"]).write_bytes((out / row["original"]["path"]).read_bytes())
+
+
+def delete_it(out: Path, row: dict[str, Any]) -> None:
+    (out / row["modified"]["path"]).unlink()
+
+
+@pytest.mark.parametrize("spoil", [put_the_original_in_its_place, delete_it])
+def test_verify_reads_the_files(
+    attacked: Path, spoil: Callable[[Path, dict[str, Any]], None], console: Console
+) -> None:
+    """A file that no longer fools is found, though the Arrow row still holds the image that did."""
+    row = a_fooled_row(attacked)
+    spoil(attacked, row)
+    checked = verify(attacked, console)
+    assert not checked["success"]
+    assert checked["still_fools"] == checked["fooled"] - 1
+    assert [failure.split(":")[0] for failure in checked["failed"]] == [row["name"]]
+
+
+def test_verify_looks_at_the_original_too(attacked: Path, faces: Faces, console: Console) -> None:
+    row = a_fooled_row(attacked)
+    other = faces.images[np.flatnonzero(faces.labels != row["label"])[:20]]
+    net, card = load(attacked / "model")
+    wrong = next(image for image in other if predict(net, card, encode_png(image)).label != row["label"])
+    (attacked / row["original"]["path"]).write_bytes(encode_png(wrong))
+    assert "even before the change" in verify(attacked, console)["failed"][0]
+
+
+def test_verify_without_files_reads_the_parts(
+    face_folder: Path, trained: Path, tmp_path: Path, local_ray: None, console: Console
+) -> None:
+    attack(AttackConfig(paths=[str(face_folder)], model=str(trained), png=False), tmp_path / "out", console)
+    assert not (tmp_path / "out" / "triples").exists()
+    checked = verify(tmp_path / "out", console)
+    assert checked["success"]
+    assert checked["fooled"] >= 8
+    assert "Arrow" in checked["read"]
+
+
+def test_verify_of_an_unfinished_run_is_no_success(attacked: Path, console: Console) -> None:
+    record = batch_attack.read_json(attacked / "attack.json")
+    batch_attack.write_json(attacked / "attack.json", record | {"inputs": record["inputs"] + 1})
+    assert not verify(attacked, console)["success"]
+
+
+def test_another_net_of_the_same_input_measures_transfer(attacked: Path, tmp_path: Path, console: Console) -> None:
+    card = ModelCard("convnet", {"filters": 2}, CLASSES)
+    save(card.build(), card, tmp_path / "other")
+    checked = verify(attacked, console, model=str(tmp_path / "other"))
+    assert checked["success"]
+    assert not checked["same_net"]
+
+
+def test_a_net_of_another_input_is_refused(attacked: Path, tmp_path: Path, console: Console) -> None:
+    card = ModelCard("convnet", {"filters": 2}, CLASSES, size=(64, 64))
+    save(card.build(), card, tmp_path / "other")
+    with pytest.raises(UserError, match="takes 64x64 grey images, but those"):
+        verify(attacked, console, model=str(tmp_path / "other"))
