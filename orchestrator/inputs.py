@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from models.faces import class_index, label_of_utkface
+from models.face_classes import class_index, label_of_utkface
 from models.images import IMAGE_SUFFIXES
 from orchestrator.errors import UserError
 

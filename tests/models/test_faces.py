@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from models import faces
-from models.faces import Faces, FacesError, class_index, label_of_utkface, read, split_of
+from models.face_classes import class_index, label_of_utkface
+from models.faces import Faces, FacesError, read, split_of
 from models.images import encode_png
 
 REAL_FACES = Path(__file__).resolve().parents[2].parent / "shared" / "faces"
