@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 import stat
 import warnings
 from collections.abc import Iterator
@@ -54,6 +55,7 @@ def ray_session(address: str | None = None) -> Iterator[None]:
             ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
             _tighten_token()
         else:
+            _must_answer(address)
             try:
                 ray.init(
                     address=address,
@@ -62,16 +64,29 @@ def ray_session(address: str | None = None) -> Iterator[None]:
                     runtime_env={"env_vars": KEEP_PAGES},
                 )
             except (ConnectionError, ValueError, RuntimeError) as wrong:
-                reason = str(wrong).strip().splitlines()[0] if str(wrong).strip() else type(wrong).__name__
-                raise UserError(
-                    f"no Ray cluster could be joined at '{address}' ({reason}); check the address and, where the "
-                    "cluster asks for a token, that RAY_AUTH_MODE=token and ~/.ray/auth_token are set; "
-                    "without --address a local Ray is started"
-                ) from None
+                said = str(wrong).strip().splitlines() or [type(wrong).__name__]
+                raise _no_cluster(address, said[0]) from None
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _no_cluster(address: str, reason: str) -> UserError:
+    return UserError(
+        f"no Ray cluster could be joined at '{address}' ({reason}); check the address and, where the cluster asks for "
+        "a token, that RAY_AUTH_MODE=token and ~/.ray/auth_token are set; without --address a local Ray is started"
+    )
+
+
+def _must_answer(address: str, *, seconds: float = 3.0) -> None:
+    """UserError where nothing listens at `host:port`: Ray itself would try for two minutes, and blame a crash."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon and port.isdecimal():
+        try:
+            socket.create_connection((host, int(port)), timeout=seconds).close()
+        except (OSError, OverflowError) as wrong:
+            raise _no_cluster(address, getattr(wrong, "strerror", None) or str(wrong)) from None
 
 
 def _tighten_token() -> None:

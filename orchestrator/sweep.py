@@ -3,6 +3,7 @@
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from logging import CRITICAL, getLogger
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,7 @@ def sweep(
                     name="tune", storage_path=str(out), callbacks=[watcher], verbose=0, log_to_file=False
                 ),
             )
+            getLogger("ray.tune").setLevel(CRITICAL)  # a failed cell is a row of the table, not a traceback
             try:
                 tuner.fit()
             except KeyboardInterrupt:
@@ -177,11 +179,16 @@ class Watcher(tune.Callback):
         return {name: value for name, value in vars(self).items() if name != "bar"}
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
+        if result.get("status") == "KO":
+            return
         note = f"{self._called(trial)}: validation {result['validation_accuracy']:.1%}"
         self.bar.advance(1, note)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         result = trial.last_result
+        if result.get("status") == "KO":
+            self._failed(trial, result["reason"])
+            return
         measured = ("accuracy", "validation_accuracy", "train_accuracy", "loss", "parameter_count", "train_seconds")
         row = self._keep(trial, {"status": "ok", "reason": None} | {name: result[name] for name in measured})
         # The first of equals stays, whatever the order in which they ended.
@@ -192,7 +199,9 @@ class Watcher(tune.Callback):
         self.bar.log(f"done: {self._called(trial)}: test {row['accuracy']:.2%} in {row['train_seconds']:.0f} s")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        reason = _reason(trial.get_pickled_error() or trial.get_error())
+        self._failed(trial, "its worker process died: killed, out of memory, or a crash in native code")
+
+    def _failed(self, trial: Any, reason: str) -> None:
         self._keep(trial, {"status": "KO", "reason": reason})
         self.bar.log(f"KO: {self._called(trial)}: {reason}")
 
@@ -214,7 +223,12 @@ def _rank(row: dict[str, Any]) -> tuple[float, int]:
 
 
 def _trial(config: dict[str, Any], data: dict[str, Any], threads: int) -> None:
-    train_cell(config["trial"]["cell"], data, threads=threads)
+    try:
+        train_cell(config["trial"]["cell"], data, threads=threads)
+    except Exception as wrong:
+        # A result like any other: Tune would print the traceback, and restart the worker for the next cell.
+        text = " ".join(str(wrong).split())
+        tune.report({"status": "KO", "reason": text[:200] if text else type(wrong).__name__})
 
 
 def _arrays(faces: Faces) -> dict[str, Any]:
@@ -228,9 +242,3 @@ def _arrays(faces: Faces) -> dict[str, Any]:
         order = np.random.default_rng(0).permutation(len(split))
         data[name] = (split.images[order], split.labels[order])
     return data
-
-
-def _reason(error: BaseException | None) -> str:
-    """Why a trial failed, in one line: the last of what it said."""
-    spoken = [line.strip() for line in str(error or "").splitlines() if line.strip()]
-    return spoken[-1][:200] if spoken else "unknown"

@@ -16,7 +16,7 @@ from models.checkpoint import ModelCard, load, read, save
 from models.faces import Faces
 from models.images import encode_png
 from models.predict import predict
-from orchestrator import batch_attack
+from orchestrator import batch_attack, store
 from orchestrator.batch_attack import AttackConfig, attack, resume
 from orchestrator.console import Console
 from orchestrator.errors import UserError
@@ -218,7 +218,7 @@ class TestWithRay:
 
     def test_two_at_once_are_refused(self, config: AttackConfig, tmp_path: Path, console: Console) -> None:
         with (
-            batch_attack._locked(batch_attack.writable_folder(tmp_path / "out", "results")),
+            batch_attack._locked(store.writable_folder(tmp_path / "out", "results")),
             pytest.raises(UserError, match="another dxray process"),
         ):
             attack(config, tmp_path / "out", console)
@@ -288,8 +288,8 @@ def test_verify_without_files_reads_the_parts(
 
 
 def test_verify_of_an_unfinished_run_is_no_success(attacked: Path, console: Console) -> None:
-    record = batch_attack.read_json(attacked / "attack.json")
-    batch_attack.write_json(attacked / "attack.json", record | {"inputs": record["inputs"] + 1})
+    record = store.read_json(attacked / "attack.json")
+    store.write_json(attacked / "attack.json", record | {"inputs": record["inputs"] + 1})
     assert not verify(attacked, console)["success"]
 
 
