@@ -78,6 +78,9 @@ class AdamWalk:
             self.at, self.mean, self.square = (torch.zeros_like(room.low) for _ in range(3))
         return self.at.round()
 
+    def ray(self) -> None:
+        return None
+
     def learn(self, room: Room, change: Tensor, gap: Tensor, slope: Tensor, step: Tensor, best: Tensor) -> Tensor:
         keep, age = (step > 0).unsqueeze(1), (step + 1).unsqueeze(1)
         self.at = torch.where(keep, self.at, 0.0)

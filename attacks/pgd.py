@@ -64,6 +64,9 @@ class ProjectedWalk:
             self.at, self.drift = torch.zeros_like(room.low), torch.zeros_like(room.low)
         return self.budget.finish(self.at, self.eps)
 
+    def ray(self) -> None:
+        return None
+
     def learn(self, room: Room, change: Tensor, gap: Tensor, slope: Tensor, step: Tensor, best: Tensor) -> Tensor:
         begins = (step == 0).unsqueeze(1)
         scaled = slope / slope.abs().sum(dim=1, keepdim=True).clamp(min=1e-30)

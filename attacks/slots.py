@@ -12,12 +12,40 @@ from torch import Tensor
 from attacks.lattice import LEVELS, from_levels, to_levels
 from attacks.query import Look, Query, Score, margin
 
+NEAR = 5e-4  # how far beyond the border the last looks along a ray aim, as a share of the whole way
+
 
 class Room(NamedTuple):
     """How far each value of each slot may move, in grey levels (B, D): `low` <= change <= `high`, both 0 off-mask."""
 
     low: Tensor
     high: Tensor
+
+    def inside(self, change: Tensor) -> Tensor:
+        return torch.minimum(torch.maximum(change, self.low), self.high)
+
+
+class Ray(NamedTuple):
+    """A last direction (B, D), the radius (B,) to look at along it, and the last slope (B, D) seen, per grey level."""
+
+    direction: Tensor
+    radius: Tensor
+    slope: Tensor
+
+    def at(self, radius: Tensor, room: Room) -> Tensor:
+        return room.inside((radius.unsqueeze(1) * self.direction).round())
+
+    def reach(self, wanted: Tensor, room: Room) -> Tensor:
+        """The smallest radius (B,), at most a quarter off the present one, where slope . change is at least `wanted`.
+
+        It is the rounded change that counts, not the ray: near the border single grey levels decide.
+        """
+        low, high = 0.8 * self.radius, 1.25 * self.radius
+        for _ in range(14):
+            middle = (low + high) / 2
+            enough = (self.slope * self.at(middle, room)).sum(dim=1) >= wanted
+            low, high = torch.where(enough, low, middle), torch.where(enough, middle, high)
+        return high
 
 
 class Walk(Protocol):
@@ -40,6 +68,10 @@ class Walk(Protocol):
         """
         ...
 
+    def ray(self) -> Ray | None:
+        """Where the walk would look next, as a ray; None where the norm has no use for one."""
+        ...
+
 
 def search(
     query: Query,
@@ -50,22 +82,25 @@ def search(
     steps: int,
     floor: float,
     patience: int = 1,
+    polish: int = 0,
     score: Score = margin,
 ) -> Tensor:
     """The smallest fooling points `walk` finds, float32 (N, C, H, W) on the lattice.
 
     A point fools when its margin exceeds `floor`. An image is looked at `steps` times, one that is never fooled up to
-    `patience` times as often; the slopes are those of `score`. An image that is already wrong, has no room, or whose
-    first gradient is zero comes back unchanged; one that is never fooled comes back as the point of largest margin.
+    `patience` times as often; the slopes are those of `score`. Then follow `polish` looks without gradient, along the
+    walk's last ray. An image that is already wrong, has no room, or whose first gradient is zero comes back unchanged;
+    one that is never fooled comes back as the point of largest margin.
     """
     home, batch = to_levels(inputs).flatten(1), query.batch
     allowed = torch.ones_like(home) if mask is None else mask.expand_as(inputs).flatten(1).float()
-    result = home.clone()
     shape = (batch, home.shape[1])
     rows = torch.full((batch,), -1)
     start, best = torch.zeros(shape), torch.zeros(shape)
     room = Room(torch.zeros(shape), torch.zeros(shape))
     step, size, furthest = torch.zeros(batch, dtype=torch.int64), torch.zeros(batch), torch.zeros(batch)
+    result = home.clone()
+    unpolished = []  # slots' states as they were left: (rows, start, room, ray, best, size)
     waiting = 0
     while True:
         free = (rows < 0).nonzero().flatten()[: len(inputs) - waiting]
@@ -77,7 +112,7 @@ def search(
             room.low[free] = -start[free] * allowed[rows[free]]
             room.high[free] = (LEVELS - start[free]) * allowed[rows[free]]
         if bool((rows < 0).all()):
-            return from_levels(result).view_as(inputs)
+            break
         first = step == 0
         change = torch.where(first.unsqueeze(1), 0.0, walk.propose(room))
         look = query.gradients(from_levels(start + change).view(batch, *inputs.shape[1:]), rows, score)
@@ -91,9 +126,45 @@ def search(
         enough = walk.learn(room, change, floor - look.margin, slope, step, size)
         step += 1
         hopeless = first & (_already_wrong(query, look, rows) | (slope == 0).all(dim=1))
-        done = (rows >= 0) & (hopeless | enough | (step >= torch.where(size < torch.inf, steps, patience * steps)))
+        over = step >= torch.where(size < torch.inf, steps, patience * steps)
+        done = (rows >= 0) & (hopeless | enough | over)
         result[rows[done]] = start[done] + best[done]
+        ray = walk.ray() if polish else None
+        left = done & ~hopeless
+        if ray is not None and bool(left.any()):
+            state = (rows, start, *room, *ray, best, size)
+            unpolished.append([part[left] for part in state])
         rows[done] = -1
+    if unpolished:
+        _polish(query, inputs.shape[1:], walk, [torch.cat(part) for part in zip(*unpolished, strict=True)], result,
+                looks=polish, floor=floor)  # fmt: skip
+    return from_levels(result).view_as(inputs)
+
+
+def _polish(
+    query: Query, shape: torch.Size, walk: Walk, state: list[Tensor], result: Tensor, *, looks: int, floor: float
+) -> None:
+    """Correct the radius along each image's last ray by forwards alone, and put what is smaller into `result`."""
+    for at in range(0, len(state[0]), query.batch):
+        part = [_padded(values[at : at + query.batch], query.batch) for values in state]
+        rows, start, low, high, direction, radius, slope, best, size = part
+        rows[len(state[0]) - at :] = -1
+        room, ray = Room(low, high), Ray(direction, radius, slope)
+        for _ in range(looks):
+            change = ray.at(ray.radius, room)
+            excess = query.margins(from_levels(start + change).view(-1, *shape), rows) - floor
+            changed = walk.size(change)
+            better = (excess > 0) & (changed < size)
+            best = torch.where(better.unsqueeze(1), change, best)
+            size = torch.where(better, changed, size)
+            gained = (slope * change).sum(dim=1)
+            ray = ray._replace(radius=ray.reach(gained * (1 + NEAR) - excess, room))
+        real = rows >= 0
+        result[rows[real]] = (start + best)[real]
+
+
+def _padded(values: Tensor, count: int) -> Tensor:
+    return torch.cat([values, values[:1].expand(count - len(values), *values.shape[1:])]).clone()
 
 
 def _already_wrong(query: Query, look: Look, rows: Tensor) -> Tensor:

@@ -1,0 +1,95 @@
+"""The walk of `dx` in L2: turn a direction towards the gradients seen near the border, correct its length, repeat.
+
+At the optimum the change is parallel to the gradient there, so the direction v is a fixed point of "the gradient seen
+along v". Following it alone oscillates; Anderson's mixing of the last few pairs (doi:10.1145/321296.321305) finds it in
+a few looks, and averages away the noise that rounding and the net's kinks put on every gradient.
+"""
+
+import torch
+from torch import Tensor
+
+from attacks.slots import Ray, Room
+
+MEMORY = 4  # pairs that are mixed
+RIDGE = 0.2  # how far the mixing leans to plain averaging, against noise
+FIRST = 1.02  # how far beyond the linear model's border the first look goes
+AIM = (
+    0.06,
+    0.008,
+)  # margin aimed at, as a share of the first gap, at the first and the last look: most looks must fool
+SETTLED = 0.7  # share of the looks after which a radius moves but little
+
+
+class L2Walk:
+    """Direction `v` (B, D) of unit length and radius `r` (B,) in grey levels; the change is round(r v) in the room."""
+
+    def __init__(self, steps: int, turn: tuple[float, float]) -> None:
+        self.steps, self.turn = steps, turn
+        self.v, self.r, self.slope = torch.zeros(0), torch.zeros(0), torch.zeros(0)
+        self.depth, self.failures = torch.zeros(0), torch.zeros(0)  # the first gap; looks in a row that did not fool
+        self.seen, self.moved, self.products = torch.zeros(0), torch.zeros(0), torch.zeros(0)
+
+    def size(self, change: Tensor) -> Tensor:
+        return change.square().sum(dim=1).sqrt()
+
+    def propose(self, room: Room) -> Tensor:
+        if len(self.v) != len(room.low):
+            self._begin(*room.low.shape)
+        return room.inside((self.r.unsqueeze(1) * self.v).round())
+
+    def ray(self) -> Ray:
+        return Ray(self.v, self.r, self.slope)
+
+    def learn(self, room: Room, change: Tensor, gap: Tensor, slope: Tensor, step: Tensor, best: Tensor) -> Tensor:
+        begins, found, fooled = step == 0, best < torch.inf, gap < 0
+        late = ((step - 1) / max(self.steps - 1, 1)).clamp(0, 1)
+        self.depth = torch.where(begins, gap, self.depth)
+        seen = unit(slope)
+        mixed = self._mix(seen, step, self.turn[0] + (self.turn[1] - self.turn[0]) * late)
+        # A look that shows no slope leaves the direction as it is.
+        flat = (seen == 0).all(dim=1) & ~begins
+        self.v = torch.where(flat.unsqueeze(1), self.v, torch.where(begins.unsqueeze(1), seen, mixed))
+        # Only values with room left lengthen the change any further.
+        moving = ((self.v > 0) & (change < room.high)) | ((self.v < 0) & (change > room.low))
+        gain = (slope * self.v * moving).sum(dim=1)
+        self.slope = slope
+        aim = AIM[0] * (AIM[1] / AIM[0]) ** late * self.depth
+        need = (gap + aim + (slope * change * moving).sum(dim=1)) / gain.clamp(min=1e-12)
+        need = torch.where(gain > 0, need, torch.inf)
+        self.failures = torch.where(begins | fooled, 0.0, self.failures + 1)
+        loose = (1 - (step - 1).clamp(min=0) / (SETTLED * self.steps)).clamp(min=0)
+        shorter = torch.clamp(need, self.r * (0.985 - 0.3 * loose), self.r * 0.997)
+        longer = torch.clamp(need, self.r * 1.002, self.r * (1.01 + 0.3 * loose))
+        never = torch.clamp(need, self.r * 1.05, self.r * (1.05 + 0.12 * self.failures))
+        r = torch.where(fooled, shorter, torch.where(found, longer, never))
+        self.r = torch.where(begins, FIRST * need, r).nan_to_num(0.0, 1e4, 0.0).clamp(0, 1e4)
+        return torch.zeros_like(begins)
+
+    def _begin(self, slots: int, values: int) -> None:
+        self.v, self.r, self.slope = torch.zeros(slots, values), torch.zeros(slots), torch.zeros(slots, values)
+        self.depth, self.failures = torch.zeros(slots), torch.zeros(slots)
+        self.seen, self.moved = torch.zeros(2, slots, MEMORY, values)
+        self.products = torch.zeros(slots, MEMORY, MEMORY)
+
+    def _mix(self, seen: Tensor, step: Tensor, turn: Tensor) -> Tensor:
+        """The next direction (B, D) from `seen` at the current one and the pairs before; `turn` (B,) is trust in it."""
+        place = (step - 1).clamp(min=0) % MEMORY
+        slots = torch.arange(len(step))
+        self.seen[slots, place], self.moved[slots, place] = seen, seen - self.v
+        row = (self.moved @ (seen - self.v).unsqueeze(2)).squeeze(2)
+        self.products[slots, place], self.products[slots, :, place] = row, row
+        used = torch.arange(MEMORY) < step.unsqueeze(1)
+        both = used.unsqueeze(1) & used.unsqueeze(2)
+        diagonal = torch.diagonal(self.products, dim1=1, dim2=2)
+        lean = RIDGE * (diagonal * used).sum(dim=1) / used.sum(dim=1).clamp(min=1) + 1e-9
+        # Unused places get a unit diagonal and no weight, so that all slots are solved at one shape.
+        system = torch.where(both, self.products, 0.0) + torch.diag_embed(torch.where(used, lean.unsqueeze(1), 1.0))
+        weights = torch.linalg.solve(system, used.float()) * used
+        weights = (weights / weights.sum(dim=1, keepdim=True).clamp(min=1e-30)).unsqueeze(1)
+        # moved = seen - v, so seen - (1 - turn) * moved lies between the two.
+        return unit((weights @ (self.seen - (1 - turn).view(-1, 1, 1) * self.moved)).squeeze(1))
+
+
+def unit(vectors: Tensor) -> Tensor:
+    """Vectors (B, D) of length 1; zero stays zero."""
+    return vectors / vectors.square().sum(dim=1, keepdim=True).sqrt().clamp(min=1e-30)
