@@ -4,7 +4,7 @@
     OMP_NUM_THREADS=1 python tests/bench/synthetic.py --train 4000 --epochs 8
 
 Prints images/s on one core, the accuracy of a logistic regression on pixels, and that of the DenseNet after each epoch.
-With the defaults it takes 3 to 4 minutes on an idle core with bfloat16; `--epochs 0` leaves the DenseNet out.
+It takes some minutes on a core that computes in bfloat16, longer without; `--epochs 0` leaves the DenseNet out.
 """
 
 import argparse
