@@ -19,7 +19,11 @@ class Normalise(nn.Module):
         self.register_buffer("std", torch.full((1, channels, 1, 1), 0.25))
 
     def forward(self, images: Tensor) -> Tensor:
-        return (images - self.mean) / self.std
+        features = (images - self.mean) / self.std
+        kind = images.device.type
+        # Under autocast a float32 image would be concatenated with bfloat16 features, and the whole first dense block,
+        # the largest, would be float32 again.
+        return features.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else features
 
 
 def convolution(inputs: int, outputs: int, kernel: int, *, batch_norm: bool, dropout: float) -> nn.Sequential:

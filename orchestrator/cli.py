@@ -98,7 +98,7 @@ def _sweep_parser(made: argparse.ArgumentParser) -> None:
         ("train-size", _whole, "training images used (all)"),
     ):
         grid.add_argument(f"--{name}", nargs="+", type=kind, help=text, metavar="X")
-    made.add_argument("--cpus-per-trial", type=_whole, default=1, help="(1)")
+    made.add_argument("--cpus-per-trial", type=_whole, help="(the CPUs shared out among the nets, at least 1)")
     made.add_argument("--gpus-per-trial", type=float, help="share of a GPU for each net (1 where there is one, else 0)")
     made.add_argument("--max-concurrent", type=_whole, help="nets trained at a time (as many as there are CPUs)")
 

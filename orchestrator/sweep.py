@@ -71,7 +71,7 @@ def sweep(
     console: Console,
     *,
     address: str | None = None,
-    cpus_per_trial: int = 1,
+    cpus_per_trial: int | None = None,
     gpus_per_trial: float | None = None,
     max_concurrent: int | None = None,
 ) -> dict[str, Any]:
@@ -91,14 +91,19 @@ def sweep(
     write_json(out / CONFIG, {"data": faces.source, "data_sha256": data["sha256"], "grid": dict(grid), "cells": todo})
     with ray_session(address):
         share = gpus_per_trial if gpus_per_trial is not None else float(gpus() > 0)
-        at_once = int(min(len(todo), max_concurrent or len(todo), max(1, cpus() // cpus_per_trial)))
-        console.say(f"sweep: {len(todo)} nets to train, {at_once} at a time, on {cpus()} CPUs and {gpus():g} GPUs")
+        # Where there are fewer nets than CPUs, each gets several; one thread each wastes least where there are not.
+        threads = cpus_per_trial or max(1, cpus() // min(len(todo), max_concurrent or len(todo)))
+        at_once = int(min(len(todo), max_concurrent or len(todo), max(1, cpus() // threads)))
+        console.say(
+            f"sweep: {len(todo)} nets to train, {at_once} at a time with {threads} threads each, "
+            f"on {cpus()} CPUs and {gpus():g} GPUs"
+        )
         with console.bar("training", sum(cell["epochs"] for cell in todo), "epochs") as bar:
             watcher = Watcher(bar, todo, out)
             tuner = tune.Tuner(
                 tune.with_resources(
-                    tune.with_parameters(_trial, data=data, threads=cpus_per_trial),
-                    {"cpu": cpus_per_trial, "gpu": share},
+                    tune.with_parameters(_trial, data=data, threads=threads),
+                    {"cpu": threads, "gpu": share},
                 ),
                 param_space={"trial": tune.grid_search([{"index": i, "cell": cell} for i, cell in enumerate(todo)])},
                 tune_config=tune.TuneConfig(reuse_actors=True, max_concurrent_trials=max_concurrent or 0),
