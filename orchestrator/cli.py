@@ -78,6 +78,11 @@ def _cluster_options(made: argparse.ArgumentParser, out: str) -> None:
     made.add_argument("--address", help="of a running Ray cluster, or 'auto'; without it a local Ray is started")
 
 
+def _alone_options(made: argparse.ArgumentParser, table: str) -> None:
+    made.add_argument("--out", type=Path, metavar="DIR", help=f"also write the answers to DIR/{table}")
+    made.add_argument("--address", help="taken so that all verbs can be called alike; this one works here, without Ray")
+
+
 def _sweep_parser(made: argparse.ArgumentParser) -> None:
     _cluster_options(made, "runs/sweep")
     _data_options(made)
@@ -140,12 +145,14 @@ def _attack_parser(made: argparse.ArgumentParser) -> None:
 
 
 def _predict_parser(made: argparse.ArgumentParser) -> None:
+    _alone_options(made, "predictions.parquet")
     made.add_argument("images", nargs="+", metavar="IMAGE")
     made.add_argument("--model", required=True, metavar="DIR", help="a checkpoint, or a sweep's folder: its best net")
     made.add_argument("--show", action="store_true", help="open each picture")
 
 
 def _verify_parser(made: argparse.ArgumentParser) -> None:
+    _alone_options(made, "verified.parquet")
     made.add_argument("run_folder", type=Path, metavar="DIR", help="the folder of an attack")
     made.add_argument("--model", metavar="DIR", help="another net of the same input: do the images fool it too?")
 
@@ -217,30 +224,35 @@ def _predict(options: argparse.Namespace, console: Console) -> int:
     from models.images import UnreadableImage
     from models.predict import predict
     from orchestrator.report import open_picture
+    from orchestrator.store import writable_folder, write_records
 
     net, card = load(options.model)
-    found, failed = [], 0
+    out = writable_folder(options.out, "the answers") if options.out else None
+    found = []
     for image in options.images:
+        row = {"image": image, "class": None, "probability": None, "error": None}
+        found.append(row)
         try:
             said = predict(net, card, Path(image))
         except UnreadableImage as wrong:
-            failed += 1
-            found.append({"image": image, "error": str(wrong)})
+            row["error"] = str(wrong)
             sys.stderr.write(f"dxray: {image}: {wrong}\n")
             continue
-        found.append({"image": image, "class": said.name, "probability": said.probability, "all": said.probabilities})
+        row |= {"class": said.name, "probability": said.probability}
         console.say(f"{image}: {said.name} ({said.probability:.2%})")
         if options.show:
             open_picture(Path(image))
+    if out:
+        write_records(out / "predictions.parquet", found)
     console.result({"model": options.model, "net_sha256": card.sha256, "images": found})
-    return 1 if failed else 0
+    return 1 if any(row["error"] for row in found) else 0
 
 
 def _verify(options: argparse.Namespace, console: Console) -> int:
     from orchestrator.report import show_verified
     from orchestrator.verify import verify
 
-    result = verify(options.run_folder, console, model=options.model)
+    result = verify(options.run_folder, console, model=options.model, report=options.out)
     show_verified(result, console)
     console.result(result)
     return 0 if result["success"] else 1

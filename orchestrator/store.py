@@ -73,6 +73,11 @@ def write_part(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     write_table(path, pa.table(columns, schema=_hugging_face(IMAGES)))
 
 
+def write_records(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Rows of plain values, each with the same keys, as one Parquet file."""
+    write_table(path, pa.Table.from_pylist(list(rows)))
+
+
 def write_table(path: Path, table: pa.Table) -> None:
     """One Parquet file, whole or not at all."""
     # PNG bytes do not shrink further, and no two are alike; the few numbers do, and are.

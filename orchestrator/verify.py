@@ -12,10 +12,13 @@ from models.predict import Prediction, predict
 from orchestrator.batch_attack import CONFIG
 from orchestrator.console import Console
 from orchestrator.errors import UserError
-from orchestrator.store import parts, read_json, read_rows
+from orchestrator.store import parts, read_json, read_rows, writable_folder, write_records
+
+STILL_FOOLS = "still fools"
+NOT_COUNTED = "not counted: it was not fooled"
 
 
-def verify(out: Path, console: Console, *, model: str | None = None) -> dict[str, Any]:
+def verify(out: Path, console: Console, *, model: str | None = None, report: Path | None = None) -> dict[str, Any]:
     """Look at every saved image of the run in `out` again; returns counts, and the names of those that failed.
 
     Of each row that the run calls `fooled`: the modified image must be taken for the target (without one, for another
@@ -24,6 +27,7 @@ def verify(out: Path, console: Console, *, model: str | None = None) -> dict[str
 
     Args:
         model: another net than the one attacked, to see whether the images fool that one too (transfer).
+        report: a folder for `verified.parquet`: a row for each image of the run, with what was found.
 
     Raises:
         UserError: there is no finished part, or the other net takes images of another size than were saved.
@@ -39,36 +43,38 @@ def verify(out: Path, console: Console, *, model: str | None = None) -> dict[str
     if not parts(out):
         raise UserError(f"'{out}' holds no finished part yet; finish it first: dxray attack --resume '{out}'")
     from_files = bool(record["config"]["png"])
-    counts: Counter[str] = Counter()
-    failed: list[str] = []
+    report = writable_folder(report, "the report") if report else None
+    found: list[dict[str, str]] = []
     with console.bar("verifying", record["inputs"], "images") as bar:
         for row in read_rows(out, ["name", "status", "label", "target", "original", "modified"]):
             verdict = _check(row, net, card, out if from_files else None)
-            counts[verdict] += 1
-            if verdict not in ("still fools", "not counted"):
-                failed.append(f"{row['name']}: {verdict}")
+            found.append({"name": row["name"], "status": row["status"], "verdict": verdict})
             bar.advance()
-    fooled = counts.total() - counts["not counted"]
+    if report:
+        write_records(report / "verified.parquet", found)
+    counts = Counter(row["verdict"] for row in found)
+    fooled = len(found) - counts[NOT_COUNTED]
+    failed = [f"{row['name']}: {row['verdict']}" for row in found if row["verdict"] not in (STILL_FOOLS, NOT_COUNTED)]
     same_net = card.sha256 == record["net_sha256"]
     return {
         "out": str(out),
         "net_sha256": card.sha256,
         "same_net": same_net,
         "read": "PNG files" if from_files else "PNG bytes in the Arrow parts",
-        "rows": counts.total(),
+        "rows": len(found),
         "inputs": record["inputs"],
         "fooled": fooled,
-        "still_fools": counts["still fools"],
+        "still_fools": counts[STILL_FOOLS],
         "failed": failed,
         # With another net the count is a measurement (transfer), not a promise that was kept or broken.
-        "success": counts.total() == record["inputs"] and not (same_net and failed),
+        "success": len(found) == record["inputs"] and not (same_net and failed),
     }
 
 
 def _check(row: dict[str, Any], net: nn.Module, card: ModelCard, folder: Path | None) -> str:
     """`folder`: where the PNG files are; None: look at the bytes in the row."""
     if row["status"] != "fooled":
-        return "not counted"
+        return NOT_COUNTED
     try:
         before, after = (
             predict(net, card, folder / row[which]["path"] if folder else row[which]["bytes"])
@@ -78,7 +84,7 @@ def _check(row: dict[str, Any], net: nn.Module, card: ModelCard, folder: Path | 
         return f"its saved image cannot be read: {wrong}"
     if before.label != row["label"]:
         return f"the original is taken for {before.name} even before the change"
-    return "still fools" if _reached(after, row) else f"the saved image is taken for {after.name}: not fooled"
+    return STILL_FOOLS if _reached(after, row) else f"the saved image is taken for {after.name}: not fooled"
 
 
 def _reached(after: Prediction, row: dict[str, Any]) -> bool:

@@ -32,7 +32,11 @@ def test_values_are_dropped_independently_of_their_neighbours() -> None:
 
 def test_the_seed_decides_and_evaluation_drops_nothing() -> None:
     layer = Dropout(0.3)
-    first, second, again = (torch.manual_seed(seed) and layer(FEATURES) for seed in (1, 2, 1))
+    found = []
+    for seed in (1, 2, 1):
+        torch.manual_seed(seed)
+        found.append(layer(FEATURES))
+    first, second, again = found
     assert torch.equal(first, again)
     assert not torch.equal(first, second)
     assert layer.eval()(FEATURES) is FEATURES

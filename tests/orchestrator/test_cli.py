@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -48,7 +49,7 @@ def test_help_has_an_example_that_the_parser_accepts(verb: str, capsys: pytest.C
     assert ended.value.code == 0
     said = " ".join(capsys.readouterr().out.split())
     assert f"example: {EXAMPLES[verb]}" in said
-    for option in ("--seed", "--json"):
+    for option in ("--seed", "--json", "--out", "--address"):
         assert option in said
     parser().parse_args(EXAMPLES[verb].split()[1:])
 
@@ -67,7 +68,8 @@ def test_predict_prints_the_class_and_its_probability(
     name, share = text.rsplit(": ", 1)[1].split(" ")
     assert name == face.parent.name
     assert 50 < float(share.strip("(%)\n")) <= 100
-    code, output, errors = dxray("predict", face, "--model", trained, "--json")
+    code, output, errors = dxray("predict", face, "--model", trained, "--json", "--out", face_folder)
+    assert pq.read_table(face_folder / "predictions.parquet")["class"].to_pylist() == [name]
     read = json.loads(output)
     assert read["images"][0]["class"] == name
     assert str(face) in errors
@@ -93,8 +95,11 @@ def test_attack_and_verify_speak_json_alone_on_standard_output(
     assert result["inputs"] == 11
     assert result["counts"]["unreadable"] == 1
     assert "that the net had right" in errors
-    code, output, _ = dxray("verify", tmp_path / "out", "--json")
+    code, output, _ = dxray("verify", tmp_path / "out", "--json", "--out", tmp_path / "report")
     assert code == 0
+    found = pq.read_table(tmp_path / "report" / "verified.parquet").to_pylist()
+    assert len(found) == 11
+    assert sum(row["verdict"] == "still fools" for row in found) == result["counts"]["fooled"]
     assert json.loads(output)["still_fools"] == result["counts"]["fooled"]
     code, _, _ = dxray("attack", face_folder, "--model", trained, "--out", tmp_path / "strict", "--strict")
     assert code == 1
