@@ -19,6 +19,9 @@ EXAMPLES = {
 }
 
 
+ATTACK_OPTIONS = ("norm", "effort", "eps", "steps", "weight", "lr")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; exit code 0 on success, 1 for what the user can put right, 2 for wrong usage, 130 for Ctrl-C."""
     options = parser().parse_args(argv)
@@ -130,9 +133,13 @@ def _attack_parser(made: argparse.ArgumentParser) -> None:
     )
     made.add_argument("--target", metavar="CLASS", help="the class to reach (the wrong one)")
     made.add_argument(
-        "--attack", metavar="NAME", help="dx: smallest change; dx_penalty: loss + weight * norm, by Adam (dx)"
+        "--attack",
+        metavar="NAME",
+        help="dx: the smallest change; dx_penalty: loss + weight * norm, by Adam; fgsm, pgd: within a budget (dx)",
     )
-    made.add_argument("--norm", help="what is kept small: l2, l1, linf (l2)")
+    made.add_argument("--norm", help="what is kept small: l2, linf, l1, l0 (l2)")
+    made.add_argument("--effort", help="of dx: fast, default or thorough")
+    made.add_argument("--eps", type=float, help="budget of fgsm and pgd, in [0, 1] pixel units: 0.0157 is 4/255")
     made.add_argument("--weight", type=float, help="of the norm in dx_penalty's loss")
     made.add_argument("--steps", type=_whole, help="gradient steps an image")
     made.add_argument("--lr", type=float, help="of dx_penalty's Adam")
@@ -204,9 +211,7 @@ def _attack(options: argparse.Namespace, console: Console) -> int:
             model=options.model,
             labels=options.labels or "auto",
             attack=options.attack or "dx",
-            options={
-                n: getattr(options, n) for n in ("norm", "weight", "steps", "lr") if getattr(options, n) is not None
-            },
+            options={name: value for name in ATTACK_OPTIONS if (value := getattr(options, name)) is not None},
             target=options.target,
             seed=options.seed or 0,
             png=options.png,
