@@ -4,22 +4,57 @@ Like DDN (https://arxiv.org/abs/1811.09600) it looks only at 8-bit images, so wh
 but it takes the length of the change from a linear model of the net at the last look, not from fixed factors.
 """
 
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import torch
 from torch import Tensor, nn
 
 from attacks.dx_l2 import L2Walk
+from attacks.dx_linf import LinfWalk
+from attacks.dx_sparse import SparseWalk
 from attacks.query import FLOOR, Ledger, Query, validate
-from attacks.slots import search
+from attacks.slots import Walk, search
 
 PATIENCE = 4  # an image never fooled is searched up to this many times as long
 
-# Gradients, forwards along the last direction, and how far to trust each new direction, at first and at last.
-EFFORTS = {
-    "fast": (4, 1, (0.65, 0.65)),
-    "default": (7, 2, (0.65, 0.65)),
-    "thorough": (45, 3, (0.65, 0.3)),
-}
+EFFORTS = ("fast", "default", "thorough")
 
-WALKS = {"l2": L2Walk}
+
+class Plan(NamedTuple):
+    """How a norm is searched at one effort: gradients an image, forwards along the last ray, and the walk."""
+
+    steps: int
+    polish: int
+    walk: Callable[[int, torch.Size, int], Walk]  # of the slots, the images' shape and the gradients
+
+
+L1_WALK = partial(SparseWalk, norm="l1", stride=24, crowd=(24, 4), loyalty=1.0)
+L0_WALK = partial(SparseWalk, norm="l0", stride=64, crowd=(24, 2), loyalty=3.0)
+
+PLANS: dict[str, dict[str, Plan]] = {
+    "l2": {
+        "fast": Plan(4, 2, partial(L2Walk, turn=(0.65, 0.65))),
+        "default": Plan(7, 2, partial(L2Walk, turn=(0.65, 0.65))),
+        "thorough": Plan(45, 3, partial(L2Walk, turn=(0.65, 0.3))),
+    },
+    "linf": {
+        "fast": Plan(8, 0, partial(LinfWalk, tries=2)),
+        "default": Plan(14, 0, partial(LinfWalk, tries=5)),
+        "thorough": Plan(40, 0, partial(LinfWalk, tries=15)),
+    },
+    "l1": {
+        "fast": Plan(15, 0, L1_WALK),
+        "default": Plan(30, 0, L1_WALK),
+        "thorough": Plan(90, 0, L1_WALK),
+    },
+    "l0": {
+        "fast": Plan(15, 0, L0_WALK),
+        "default": Plan(30, 0, L0_WALK),
+        "thorough": Plan(90, 0, L0_WALK),
+    },
+}
 
 
 def dx(
@@ -51,22 +86,20 @@ def dx(
     Raises ValueError for arguments no attack can work with and for a net whose logits are not finite.
     """
     validate(inputs, labels, targets, mask)
-    if norm not in WALKS or effort not in EFFORTS:
-        raise ValueError(
-            f"unknown norm {norm!r} or effort {effort!r}; known norms: {', '.join(WALKS)}; "
-            f"known efforts: {', '.join(EFFORTS)}"
-        )
-    gradients, forwards, turn = EFFORTS[effort]
-    gradients = gradients if steps is None else steps
-    walk = WALKS[norm](gradients, turn)
+    if norm not in PLANS:
+        raise ValueError(f"unknown norm {norm!r}; known norms: {', '.join(PLANS)}")
+    if effort not in EFFORTS:
+        raise ValueError(f"unknown effort {effort!r}; known efforts: {', '.join(EFFORTS)}")
+    plan = PLANS[norm][effort]
+    looks = plan.steps if steps is None else steps
     with Query(net, labels, targets, batch=batch, ledger=ledger) as query:
         return search(
             query,
             inputs,
             mask,
-            walk,
-            steps=gradients,
+            plan.walk(batch, inputs.shape[1:], looks),
+            steps=looks,
             floor=FLOOR + confidence,
             patience=PATIENCE,
-            polish=forwards,
+            polish=plan.polish,
         )

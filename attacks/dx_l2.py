@@ -13,28 +13,29 @@ from attacks.slots import Ray, Room
 MEMORY = 4  # pairs that are mixed
 RIDGE = 0.2  # how far the mixing leans to plain averaging, against noise
 FIRST = 1.02  # how far beyond the linear model's border the first look goes
-AIM = (
-    0.06,
-    0.008,
-)  # margin aimed at, as a share of the first gap, at the first and the last look: most looks must fool
+# The margin aimed at, as a share of the first gap, at the first and the last look: most looks must fool.
+AIM = (0.06, 0.008)
 SETTLED = 0.7  # share of the looks after which a radius moves but little
 
 
 class L2Walk:
-    """Direction `v` (B, D) of unit length and radius `r` (B,) in grey levels; the change is round(r v) in the room."""
+    """Direction `v` (B, D) of unit length and radius `r` (B,) in grey levels; the change is round(r v) in the room.
 
-    def __init__(self, steps: int, turn: tuple[float, float]) -> None:
+    turn: how far to trust each new direction against the one it was seen along, at the first look and the last.
+    """
+
+    def __init__(self, slots: int, shape: torch.Size, steps: int, *, turn: tuple[float, float]) -> None:
+        values = shape.numel()
         self.steps, self.turn = steps, turn
-        self.v, self.r, self.slope = torch.zeros(0), torch.zeros(0), torch.zeros(0)
-        self.depth, self.failures = torch.zeros(0), torch.zeros(0)  # the first gap; looks in a row that did not fool
-        self.seen, self.moved, self.products = torch.zeros(0), torch.zeros(0), torch.zeros(0)
+        self.v, self.r, self.slope = torch.zeros(slots, values), torch.zeros(slots), torch.zeros(slots, values)
+        self.depth, self.failures = torch.zeros(slots), torch.zeros(slots)  # the first gap; misses in a row
+        self.seen, self.moved = torch.zeros(2, slots, MEMORY, values)
+        self.products = torch.zeros(slots, MEMORY, MEMORY)
 
     def size(self, change: Tensor) -> Tensor:
         return change.square().sum(dim=1).sqrt()
 
     def propose(self, room: Room) -> Tensor:
-        if len(self.v) != len(room.low):
-            self._begin(*room.low.shape)
         return room.inside((self.r.unsqueeze(1) * self.v).round())
 
     def ray(self) -> Ray:
@@ -55,7 +56,8 @@ class L2Walk:
         self.slope = slope
         aim = AIM[0] * (AIM[1] / AIM[0]) ** late * self.depth
         need = (gap + aim + (slope * change * moving).sum(dim=1)) / gain.clamp(min=1e-12)
-        need = torch.where(gain > 0, need, torch.inf)
+        near = Ray(self.v, need.clamp(0, 1e4), slope).reach(gap + aim + (slope * change).sum(dim=1), room)
+        need = torch.where(gain > 0, torch.where(begins, need, near), torch.inf)
         self.failures = torch.where(begins | fooled, 0.0, self.failures + 1)
         loose = (1 - (step - 1).clamp(min=0) / (SETTLED * self.steps)).clamp(min=0)
         shorter = torch.clamp(need, self.r * (0.985 - 0.3 * loose), self.r * 0.997)
@@ -64,12 +66,6 @@ class L2Walk:
         r = torch.where(fooled, shorter, torch.where(found, longer, never))
         self.r = torch.where(begins, FIRST * need, r).nan_to_num(0.0, 1e4, 0.0).clamp(0, 1e4)
         return torch.zeros_like(begins)
-
-    def _begin(self, slots: int, values: int) -> None:
-        self.v, self.r, self.slope = torch.zeros(slots, values), torch.zeros(slots), torch.zeros(slots, values)
-        self.depth, self.failures = torch.zeros(slots), torch.zeros(slots)
-        self.seen, self.moved = torch.zeros(2, slots, MEMORY, values)
-        self.products = torch.zeros(slots, MEMORY, MEMORY)
 
     def _mix(self, seen: Tensor, step: Tensor, turn: Tensor) -> Tensor:
         """The next direction (B, D) from `seen` at the current one and the pairs before; `turn` (B,) is trust in it."""

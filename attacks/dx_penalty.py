@@ -39,7 +39,7 @@ def dx_penalty(
     validate(inputs, labels, targets, mask)
     if norm not in PULLS:
         raise ValueError(f"unknown norm {norm!r}; known norms of the penalty: {', '.join(PULLS)}")
-    walk = AdamWalk(norm, weight / 255, lr * 255)
+    walk = AdamWalk(batch, inputs.shape[1:], norm=norm, weight=weight / 255, lr=lr * 255)
     with Query(net, labels, targets, batch=batch, ledger=ledger) as query:
         return search(query, inputs, mask, walk, steps=steps, floor=FLOOR + confidence, score=log_likelihood)
 
@@ -66,16 +66,14 @@ PULLS = {"l2": _pull_l2, "l1": _pull_l1, "linf": _pull_linf}
 class AdamWalk:
     """`at` is the unrounded change (B, D) in grey levels; the two moments are Adam's."""
 
-    def __init__(self, norm: str, weight: float, lr: float) -> None:
+    def __init__(self, slots: int, shape: torch.Size, *, norm: str, weight: float, lr: float) -> None:
         self.norm, self.weight, self.lr = norm, weight, lr
-        self.at, self.mean, self.square = torch.zeros(0), torch.zeros(0), torch.zeros(0)
+        self.at, self.mean, self.square = torch.zeros(3, slots, shape.numel())
 
     def size(self, change: Tensor) -> Tensor:
         return find_norm(self.norm)(change.view(*change.shape, 1, 1))
 
     def propose(self, room: Room) -> Tensor:
-        if len(self.at) != len(room.low):
-            self.at, self.mean, self.square = (torch.zeros_like(room.low) for _ in range(3))
         return self.at.round()
 
     def ray(self) -> None:

@@ -44,7 +44,15 @@ def pgd(
     if eps < 0 or steps < 1:
         raise ValueError(f"eps must not be negative and steps at least 1, got eps={eps}, steps={steps}")
     length = 2.5 * eps / steps if step_size is None else step_size
-    walk = ProjectedWalk(budget, eps * 255, length * 255, momentum, seed if random_start else None)
+    walk = ProjectedWalk(
+        batch,
+        inputs.shape[1:],
+        budget=budget,
+        eps=eps * 255,
+        length=length * 255,
+        momentum=momentum,
+        seed=seed if random_start else None,
+    )
     with Query(net, labels, targets, batch=batch, ledger=ledger) as query:
         return search(query, inputs, mask, walk, steps=steps + 1, floor=FLOOR + confidence, score=cross_entropy)
 
@@ -52,16 +60,24 @@ def pgd(
 class ProjectedWalk:
     """`at` is the unrounded change (B, D) in grey levels, `drift` the direction with its momentum."""
 
-    def __init__(self, budget: Budget, eps: float, length: float, momentum: float, seed: int | None) -> None:
+    def __init__(
+        self,
+        slots: int,
+        shape: torch.Size,
+        *,
+        budget: Budget,
+        eps: float,
+        length: float,
+        momentum: float,
+        seed: int | None,
+    ) -> None:
         self.budget, self.eps, self.length, self.momentum, self.seed = budget, eps, length, momentum, seed
-        self.at, self.drift = torch.zeros(0), torch.zeros(0)
+        self.at, self.drift = torch.zeros(2, slots, shape.numel())
 
     def size(self, change: Tensor) -> Tensor:
         return torch.zeros(len(change))
 
     def propose(self, room: Room) -> Tensor:
-        if len(self.at) != len(room.low):
-            self.at, self.drift = torch.zeros_like(room.low), torch.zeros_like(room.low)
         return self.budget.finish(self.at, self.eps)
 
     def ray(self) -> None:
