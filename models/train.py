@@ -4,12 +4,15 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from models.training_state import load_state, save_state
 
 OPTIMIZERS = ("adamw", "sgd")
 SCHEDULES = ("onecycle", "cosine")
@@ -65,6 +68,7 @@ def fit(
     precision: str = "auto",
     seed: int = 0,
     device: torch.device | None = None,
+    state: Path | None = None,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
 ) -> list[dict[str, Any]]:
     """Train `net` in place; afterwards it is in eval mode on `device`.
@@ -80,7 +84,8 @@ def fit(
         schedule: "onecycle" (linear rise over a quarter of the steps, then a cosine to zero) or "cosine" (no rise).
         augment: mirrored at random, moved by up to 2 pixels, brightness and contrast changed by up to 15 %.
         precision: "auto" (bfloat16 where the hardware is faster in it), "float32" or "bfloat16".
-        on_epoch: called with each epoch's row.
+        state: a file that keeps the state after each epoch; where it exists, the training goes on from it.
+        on_epoch: called with the row of each epoch that is trained.
 
     Returns:
         A row per epoch: `epoch` (from 1), `loss`, `train_accuracy` (of the augmented images, as seen while learning),
@@ -99,10 +104,10 @@ def fit(
     autocast = _autocast(precision, device)
     steps = math.ceil(len(images) / batch_size)
     rate = _schedule(schedule, epochs * steps)
-    history = []
+    history = load_state(state, net, optimiser) if state else []
     cuda = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda):
-        for epoch in range(epochs):
+        for epoch in range(len(history), epochs):
             started = time.perf_counter()
             torch.manual_seed(_epoch_seed(seed, epoch))
             net.train()
@@ -141,8 +146,11 @@ def fit(
             if validation is not None:
                 row |= {f"validation_{name}": value for name, value in evaluate(net, *validation).items()}
             history.append(row)
+            if state:
+                save_state(state, net, optimiser, history)
             if on_epoch:
                 on_epoch(row)
+    net.eval()
     return history
 
 

@@ -1,6 +1,5 @@
 """What many tests share: one local Ray, a small trained net, a folder of faces, and the real faces where they are."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,8 +19,9 @@ SHARED_FACES = Path(__file__).resolve().parents[2] / "shared" / "faces"
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _few_threads() -> None:
-    torch.set_num_threads(min(2, os.cpu_count() or 1))
+def _one_thread() -> None:
+    """The nets here are small: several threads would mostly wait for each other, more so on a busy machine."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,8 @@
 """Training: it learns, it is the same twice, and it says so when it goes wrong."""
 
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -119,3 +121,52 @@ def test_evaluation_does_not_depend_on_the_mode_and_leaves_it(faces: Faces) -> N
     first = logits_of(net, faces.images[:50])
     assert net.training
     assert torch.equal(first, logits_of(net.eval(), faces.images[:50]))
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_a_training_that_was_killed_goes_on_to_the_same_weights(halves: Halves, tmp_path: Path, optimizer: str) -> None:
+    images, labels = halves(96)
+    options: dict[str, Any] = {"epochs": 3, "batch_size": 32, "optimizer": optimizer, "validation": (images, labels)}
+
+    class Killed(BaseException):
+        pass
+
+    def kill(row: dict[str, Any]) -> None:
+        if row["epoch"] == 2:
+            raise Killed
+
+    whole = small_net()
+    expected = fit(whole, images, labels, **options)
+    with pytest.raises(Killed):
+        fit(small_net(), images, labels, state=tmp_path / "state", on_epoch=kill, **options)
+    again = small_net(seed=9)  # whatever its weights were, the state replaces them
+    trained: list[int] = []
+    history = fit(
+        again, images, labels, state=tmp_path / "state", on_epoch=lambda row: trained.append(row["epoch"]), **options
+    )
+    assert trained == [3]
+    assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), again.state_dict().values(), strict=True))
+    timing = ("seconds", "images_per_second")
+    without = [[{k: v for k, v in row.items() if k not in timing} for row in rows] for rows in (history, expected)]
+    assert without[0] == without[1]
+
+
+@pytest.mark.parametrize("content", [b"", b"damaged", None])
+def test_a_state_that_cannot_be_used_is_a_training_from_the_start(
+    halves: Halves, tmp_path: Path, content: bytes | None
+) -> None:
+    images, labels = halves(32)
+    path = tmp_path / "state"
+    if content is None:  # of another net
+        fit(build("convnet", filters=2, convs=1), images, labels, epochs=1, state=path)
+    else:
+        path.write_bytes(content)
+    assert len(fit(small_net(), images, labels, epochs=1, state=path, on_epoch=None)) == 1
+
+
+def test_a_finished_training_is_not_done_again(halves: Halves, tmp_path: Path) -> None:
+    images, labels = halves(32)
+    first = fit(small_net(), images, labels, epochs=1, state=tmp_path / "state")
+    net = small_net(seed=5)
+    assert fit(net, images, labels, epochs=1, state=tmp_path / "state") == first
+    assert not net.training
