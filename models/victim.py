@@ -1,0 +1,498 @@
+"""Any torch classifier as a victim: a checkpoint of dxray, a `torch.export` or TorchScript file, a Hugging Face folder.
+
+All become one pair: a net that takes [0, 1] pixels and gives logits, and a `ModelCard` whose `net` is the format.
+A TorchScript file does not say what images it takes: a side file of its name (`net.json` beside `net.pt`) says it,
+{"classes": ["male", "female"], "channels": 1, "size": [48, 48]}. What the side file leaves out is found by trial, and
+refused where more than one answer is possible.
+"""
+
+import io
+import json
+import operator
+import re
+import warnings
+import zipfile
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from models import checkpoint
+from models.checkpoint import CARD, WEIGHTS, CheckpointError, ModelCard, versions
+
+FORMAT = "dxray victim 1"
+PAYLOADS = {"torch.export": "model.pt2", "torchscript": "model.torchscript", "huggingface": WEIGHTS}
+CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
+TRIED_SIZES = (28, 32, 48, 64, 96, 112, 128, 160, 224, 256, 299, 384)
+
+
+def load_victim(path: Path | str) -> tuple[nn.Module, ModelCard]:
+    """The net (on the CPU, in eval mode; pixels in [0, 1] to logits) and its card.
+
+    Args:
+        path: what `checkpoint.load` takes, a file of `torch.export.save` or TorchScript, the folder of a Hugging Face
+            image classifier, or the `model` folder of a run.
+
+    Raises:
+        CheckpointError: it is missing, damaged, pickled, or does not say what it takes.
+    """
+    return restore(*read(path))
+
+
+def read(path: Path | str) -> tuple[bytes, bytes]:
+    """Card and payload of any victim, as `restore` takes them: what a run keeps, and sends to other processes."""
+    path = Path(path).expanduser()
+    folder = path if path.is_dir() else path.parent
+    if path.name in (CARD, *PAYLOADS.values(), folder.name) and _is_victim(folder / CARD):
+        card_bytes = _bytes(folder / CARD)
+        return card_bytes, _bytes(folder / payload_name(card_bytes))
+    if path.is_dir() and (path / CONFIG).is_file() and not (path / CARD).is_file():
+        payload = _bytes(path / WEIGHTS) if (path / WEIGHTS).is_file() else None
+        if payload is None:
+            raise CheckpointError(f"{path} has no {WEIGHTS}; save the net by save_pretrained, which writes it (pickled weights are never read)")
+        return _described("huggingface", payload, path.name, _hugging_face_parameters(path), {})
+    if path.is_file() and path.name not in (CARD, WEIGHTS):
+        payload = _bytes(path)
+        return _described(_kind(payload, path.name), payload, path.name, {}, _side_file(path))
+    return checkpoint.read(path)
+
+
+def restore(card_bytes: bytes, payload: bytes) -> tuple[nn.Module, ModelCard]:
+    """As `load_victim`, from what `read` gave."""
+    card = _parse(card_bytes)
+    if card is None:
+        return checkpoint.restore(card_bytes, payload)
+    if card.fingerprint(payload) != card.sha256:
+        raise CheckpointError(f"{PAYLOADS[card.net]} is not the file that {CARD} was written for; copy both again")
+    return _built(card.net, payload, card.parameters, "the net"), card
+
+
+def payload_name(card_bytes: bytes) -> str:
+    """What the file beside this card is called."""
+    card = _parse(card_bytes)
+    return WEIGHTS if card is None else PAYLOADS[card.net]
+
+
+class _TorchScript(nn.Module):
+    """The scripted net is held out of torch's sight: its mode and its weights stay as they were loaded."""
+
+    def __init__(self, payload: bytes) -> None:
+        super().__init__()
+        with warnings.catch_warnings():
+            # PyTorch asks for torch.export in new files; those of others are already written.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            script = torch.jit.load(io.BytesIO(payload), map_location="cpu").eval()
+        for weight in script.parameters():
+            weight.requires_grad_(False)
+        self._script = (script,)
+
+    def forward(self, images: Tensor) -> Tensor:
+        # Unoptimised: the first looks would be profiled and the later ones fused, and so rounded otherwise.
+        with torch.jit.optimized_execution(False):
+            return self._script[0](_plain(images))
+
+
+class _Exported(nn.Module):
+    """A graph of `torch.export`, run by the loop below.
+
+    `torch.export.load` unpickles sample inputs and weights, and evaluates strings of the file as Python (symbolic
+    shapes, guards): a file can run any code. Here JSON and bare bytes are read, and only `aten` operators are called.
+
+    Attributes:
+        batch: the only batch size it takes, or None: any. A fixed one is fed in turns, the last one filled up.
+        shape: (channels, height, width); None where it is free.
+    """
+
+    def __init__(self, payload: bytes) -> None:
+        super().__init__()
+        with zipfile.ZipFile(io.BytesIO(payload)) as archive:
+            files = {name.split("/", 1)[-1]: name for name in archive.namelist()}
+            model = json.loads(archive.read(files["models/model.json"]))
+            self._graph = model["graph_module"]["graph"]
+            tensors = _stored(archive, files, "weights") | _stored(archive, files, "constants")
+        signature = model["graph_module"]["signature"]
+        self._names = self._bind(signature["input_specs"], tensors)
+        outputs = signature["output_specs"]
+        if len(outputs) != 1 or "user_output" not in outputs[0]:
+            raise CheckpointError("the exported program gives more than logits; export net.eval() with one output")
+        self._output = outputs[0]["user_output"]["arg"]
+        self._calls = [(_operator(node["target"]), node) for node in self._graph["nodes"]]
+        sizes = [size.get("as_int") for size in self._graph["tensor_values"][self._image]["sizes"]]
+        if len(sizes) != 4:
+            raise CheckpointError(f"the exported program takes {len(sizes)} dimensions, not images (N, C, H, W)")
+        self.batch, self.shape = sizes[0], tuple(sizes[1:])
+
+    def _bind(self, inputs: list[dict[str, Any]], tensors: dict[str, Tensor]) -> dict[str, str]:
+        """Keep the tensors as buffers; returns the graph's name of each, and notes what the image is called."""
+        names: dict[str, str] = {}
+        images = []
+        for spec in inputs:
+            (kind, held), *_ = spec.items()
+            if kind == "user_input":
+                images.append(held["arg"]["as_tensor"]["name"])
+                continue
+            stored = held.get("parameter_name") or held.get("buffer_name") or held.get("tensor_constant_name")
+            names[held["arg"]["name"]] = f"stored_{len(names)}"
+            self.register_buffer(f"stored_{len(names) - 1}", tensors[stored])
+        if len(images) != 1:
+            raise CheckpointError(f"the exported program takes {len(images)} inputs; export one that takes images alone")
+        self._image = images[0]
+        return names
+
+    def forward(self, images: Tensor) -> Tensor:
+        images = _plain(images)
+        if self.batch is None:
+            return self._run(images)
+        given = []
+        for part in images.split(self.batch):
+            filled = torch.cat([part, part[:1].expand(self.batch - len(part), *part.shape[1:])])
+            given.append(self._run(filled)[: len(part)])
+        return torch.cat(given)
+
+    def _run(self, images: Tensor) -> Tensor:
+        values: dict[str, Any] = {name: getattr(self, held) for name, held in self._names.items()}
+        values[self._image] = images
+        for function, node in self._calls:
+            named = {given["name"]: _argument(given["arg"], values) for given in node["inputs"]}
+            # aten names its arguments, Python's operators do not
+            found = function(**named) if isinstance(function, torch._ops.OpOverload) else function(*named.values())
+            if len(node["outputs"]) == 1:
+                found = (found,)
+            for output, value in zip(node["outputs"], found, strict=True):
+                _assign(output, value, values)
+        return _argument(self._output, values)
+
+
+class _HuggingFace(nn.Module):
+    """The classifier behind the arithmetic of its preprocessor: `pixels * scale + shift` in place of mean and std."""
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, payload: bytes, config: dict[str, Any], scale: list[float], shift: list[float], bgr: bool) -> None:
+        super().__init__()
+        try:
+            import transformers
+        except ImportError:
+            raise CheckpointError("a Hugging Face classifier needs transformers: pip install 'dxray[hf]'") from None
+        transformers.logging.set_verbosity_error()
+        transformers.logging.disable_progress_bar()
+        # Weights by safetensors, classes by the installed library: no code of the folder runs, nothing is downloaded.
+        with TemporaryDirectory() as folder:
+            (Path(folder) / CONFIG).write_text(json.dumps(config))
+            (Path(folder) / WEIGHTS).write_bytes(payload)
+            self.net, report = transformers.AutoModelForImageClassification.from_pretrained(
+                folder,
+                use_safetensors=True,
+                local_files_only=True,
+                trust_remote_code=False,
+                attn_implementation="eager",  # a name given by the file could fetch a kernel
+                output_loading_info=True,
+            )
+        absent = [*report["missing_keys"], *report["mismatched_keys"]]
+        if absent:  # transformers draws these at random, and says so in a log that nobody reads
+            raise CheckpointError(f"{WEIGHTS} lacks {len(absent)} tensors of this classifier, such as {absent[0]}")
+        self.register_buffer("scale", torch.tensor(scale).view(1, -1, 1, 1))
+        self.register_buffer("shift", torch.tensor(shift).view(1, -1, 1, 1))
+        self.bgr = bgr
+
+    def forward(self, images: Tensor) -> Tensor:
+        images = images.flip(1) if self.bgr else images
+        return self.net(pixel_values=images * self.scale + self.shift).logits
+
+
+def _built(kind: str, payload: bytes, parameters: dict[str, Any], name: str) -> nn.Module:
+    try:
+        if kind == "torchscript":
+            return _TorchScript(payload).eval()
+        if kind == "torch.export":
+            return _Exported(payload).eval()
+        return _HuggingFace(payload, **parameters).eval().requires_grad_(False)
+    except CheckpointError as wrong:
+        raise CheckpointError(f"{name}: {wrong}") from None
+    except Exception as wrong:  # whatever a foreign file makes its reader say
+        raise CheckpointError(f"{name} is damaged or of an unknown kind ({_line(wrong)}); save it again") from None
+
+
+def _described(
+    kind: str, payload: bytes, name: str, parameters: dict[str, Any], said: dict[str, Any]
+) -> tuple[bytes, bytes]:
+    """The card of a victim, from what its file says, what its side file says, and what one look at it shows."""
+    net = _built(kind, payload, parameters, name)
+    if isinstance(net, _Exported):
+        shape = _agreed(net.shape, said, name)
+    elif isinstance(net, _HuggingFace):
+        shape = (net.net.config.num_channels, *_size(net.net.config.image_size))
+        said = {"classes": [text for _, text in sorted(net.net.config.id2label.items())]}
+    else:
+        shape = _agreed((None, None, None), said, name)
+    if None in shape:
+        shape = _tried(net, shape, name)
+    count = _classes(net, shape, name)
+    named = _unique(said.get("classes", [f"class {i}" for i in range(count)]))
+    if len(named) != count:
+        raise CheckpointError(f"{name} tells {count} classes apart, but {len(named)} names were given; name each one")
+    card = ModelCard(kind, parameters, named, shape[0], (shape[1], shape[2]), versions=versions())
+    card.sha256 = card.fingerprint(payload)
+    return (json.dumps({"format": FORMAT, **asdict(card)}, indent=2) + "\n").encode(), payload
+
+
+def _agreed(held: tuple[Any, ...], said: dict[str, Any], name: str) -> tuple[Any, ...]:
+    """(channels, height, width) of the file and of its side file; None where neither says it."""
+    asked = (said.get("channels"), *(_size(said["size"]) if "size" in said else (None, None)))
+    if any(own is not None and other is not None and own != other for own, other in zip(held, asked, strict=True)):
+        raise CheckpointError(f"{name} takes images of {held}, but its side file says {asked}; correct the side file")
+    return tuple(other if own is None else own for own, other in zip(held, asked, strict=True))
+
+
+def _tried(net: nn.Module, shape: tuple[Any, ...], name: str) -> tuple[int, int, int]:
+    """The only shape of images that the net takes, of those worth trying."""
+    channels = (1, 3) if shape[0] is None else (shape[0],)
+    sizes = [(side, side) for side in TRIED_SIZES] if None in shape[1:] else [shape[1:]]
+    fit = [(c, *size) for c in channels for size in sizes if _answers(net, (c, *size))]
+    if len(fit) != 1:
+        found = "images of many forms" if fit else "no image of the forms that were tried"
+        raise CheckpointError(
+            f"{name} takes {found}, so which were meant is unknown; write a side file {Path(name).stem}.json: "
+            '{"classes": ["male", "female"], "channels": 1, "size": [48, 48]}'
+        )
+    return fit[0]
+
+
+def _answers(net: nn.Module, shape: tuple[int, ...]) -> bool:
+    try:
+        with torch.no_grad():
+            return net(torch.full((2, *shape), 0.5)).dim() == 2
+    except Exception:  # a net says in many ways that an image does not fit
+        return False
+
+
+def _classes(net: nn.Module, shape: tuple[int, ...], name: str) -> int:
+    """How many classes the net tells apart; CheckpointError unless a batch of any size gives logits."""
+    for batch in (1, 3):
+        try:
+            with torch.no_grad():
+                logits = net(torch.full((batch, *shape), 0.5))
+        except Exception as wrong:
+            raise CheckpointError(
+                f"{name} fails on {batch} images of {shape} ({_line(wrong)}); "
+                "correct the side file, or save the net with a free batch dimension"
+            ) from None
+        if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != batch:
+            got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            raise CheckpointError(
+                f"{name} gives {got} for {batch} images, expected logits ({batch}, classes); "
+                "save a net that returns logits alone, with a free batch dimension"
+            )
+    return max(2, logits.shape[1])
+
+
+def _kind(payload: bytes, name: str) -> str:
+    """CheckpointError for all that is pickled; a file is known by what it holds, not by its ending.
+
+    TorchScript's archives hold `.pkl` records, but no Python pickle reads them: PyTorch's own reader in C++ makes
+    tensors, numbers and the classes defined in the archive, whose code its interpreter runs. That code reaches no
+    Python, but the operators `save` and `from_file` do reach files; hence they are refused. PyTorch gives no promise
+    beyond that: a file from a stranger is best attacked in a container.
+    """
+    refused = "is pickled and could run code; save it by torch.export.save, TorchScript or safetensors"
+    try:
+        archive = zipfile.ZipFile(io.BytesIO(payload))
+    except zipfile.BadZipFile:
+        raise CheckpointError(f"{name} is no TorchScript or torch.export file; if it is a .pth, it {refused}") from None
+    with archive:
+        names = archive.namelist()
+        inner = {held.split("/", 1)[-1] for held in names}
+        if len(set(names)) != len(names):
+            raise CheckpointError(f"{name} holds two records of one name and is read by no one alike; save it again")
+        if "models/model.json" in inner:
+            return "torch.export"
+        if "serialized_exported_program.json" in inner:
+            raise CheckpointError(f"{name} was exported by a PyTorch older than 2.8 and {refused}")
+        if "constants.pkl" not in inner or not any(held.startswith("code/") for held in inner):
+            raise CheckpointError(f"{name} {refused}")
+        code = b"\n".join(archive.read(held) for held in names if held.endswith(".py"))
+    if re.search(rb"\b(save|from_file)\s*\(", code):
+        raise CheckpointError(f"{name} reads or writes files when it runs; save a net that only computes")
+    return "torchscript"
+
+
+_SIDE = {"classes", "channels", "size"}
+
+
+def _side_file(path: Path) -> dict[str, Any]:
+    side = path.with_suffix(".json")
+    if not side.is_file():
+        return {}
+    said = _json(side)
+    if set(said) - _SIDE:
+        raise CheckpointError(f"{side} holds {sorted(set(said) - _SIDE)}; a side file has only {sorted(_SIDE)}")
+    well = isinstance(said.get("classes", []), list) and said.get("channels", 1) in (1, 3)
+    if not well or not re.fullmatch(r"\d+|\[\d+, \d+\]", str(said.get("size", 1))):
+        raise CheckpointError(
+            f'{side} is not as expected: {{"classes": ["male", "female"], "channels": 1, "size": [48, 48]}}'
+        )
+    return said
+
+
+def _hugging_face_parameters(folder: Path) -> dict[str, Any]:
+    """Config and arithmetic of a classifier's folder: `pixels * scale + shift` for [0, 1] pixels."""
+    config = _json(folder / CONFIG)
+    if "model_type" not in config or "quantization_config" in config:
+        raise CheckpointError(f"{folder / CONFIG} describes no plain classifier that transformers knows")
+    if not (folder / PREPROCESSOR).is_file():
+        raise CheckpointError(f"{folder} has no {PREPROCESSOR}, so how pixels are normalised is unknown; copy it too")
+    steps = _json(folder / PREPROCESSOR)
+    channels = config.get("num_channels", 3)
+    scale, shift = [255.0] * channels, [0.0] * channels
+    if steps.get("do_rescale", True):
+        scale = [255 * steps.get("rescale_factor", 1 / 255)] * channels
+        shift = [-1.0 if steps.get("rescale_offset") else 0.0] * channels
+    if steps.get("do_normalize", True):
+        try:
+            mean, std = (_per_channel(steps[which], channels) for which in ("image_mean", "image_std"))
+        except (KeyError, TypeError):
+            raise CheckpointError(f"{folder / PREPROCESSOR} has no mean and std for each channel") from None
+        scale = [s / d for s, d in zip(scale, std, strict=True)]
+        shift = [(b - m) / d for b, m, d in zip(shift, mean, std, strict=True)]
+        if steps.get("include_top"):  # EfficientNet divides by std once more
+            scale, shift = ([v / d for v, d in zip(values, std, strict=True)] for values in (scale, shift))
+    if "image_size" not in config:
+        side = steps.get("crop_size") or steps.get("size") or 224
+        config["image_size"] = list(side.values())[:2] if isinstance(side, dict) and "height" in side else side
+    return {"config": config, "scale": scale, "shift": shift, "bgr": bool(steps.get("do_flip_channel_order"))}
+
+
+def _per_channel(values: float | list[float], channels: int) -> list[float]:
+    many = values if isinstance(values, list) else [values] * channels
+    if len(many) != channels:
+        raise TypeError(f"{len(many)} values for {channels} channels")
+    return many
+
+
+# The numbers by which torch.export writes types, as its schema fixes them.
+_DTYPES = {
+    **{1: torch.uint8, 2: torch.int8, 3: torch.int16, 4: torch.int32, 5: torch.int64, 6: torch.float16},
+    **{7: torch.float32, 8: torch.float64, 12: torch.bool, 13: torch.bfloat16},
+}
+_MEMORY = {1: torch.contiguous_format, 2: torch.channels_last, 3: torch.channels_last_3d, 4: torch.preserve_format}
+_PYTHON = ("add", "sub", "mul", "floordiv", "truediv", "mod", "neg", "eq", "ne", "ge", "gt", "le", "lt", "getitem")
+_PLAIN = ("as_int", "as_ints", "as_float", "as_floats", "as_bool", "as_bools", "as_string", "as_strings")
+_SYMBOLS = ("as_sym_int", "as_sym_bool", "as_sym_float")
+
+
+def _operator(target: str) -> Any:
+    """What a node calls: an `aten` operator, or Python's arithmetic on sizes; nothing else."""
+    found = re.fullmatch(r"torch\.ops\.aten\.(\w+)\.(\w+)", target)
+    if found and found[1] not in ("save", "from_file") and hasattr(torch.ops.aten, found[1]):
+        packet = getattr(torch.ops.aten, found[1])
+        if found[2] in packet.overloads():
+            return getattr(packet, found[2])
+    if target.removeprefix("_operator.") in _PYTHON:
+        return getattr(operator, target.removeprefix("_operator."))
+    raise CheckpointError(f"the exported program calls '{target}', which is no operator of aten; save it as TorchScript")
+
+
+def _argument(given: dict[str, Any], values: dict[str, Any]) -> Any:
+    (kind, held), *_ = given.items()
+    if kind in _PLAIN:
+        return held
+    if kind == "as_none":
+        return None
+    if kind in ("as_tensor", "as_name"):
+        return values[held["name"] if kind == "as_tensor" else held]
+    if kind == "as_tensors":
+        return [values[tensor["name"]] for tensor in held]
+    if kind in ("as_optional_tensor", *_SYMBOLS):
+        return _argument(held, values)
+    if kind in ("as_optional_tensors", *(f"{symbol}s" for symbol in _SYMBOLS)):
+        return [_argument(one, values) for one in held]
+    if kind in ("as_scalar_type", "as_memory_format"):
+        return (_DTYPES if kind == "as_scalar_type" else _MEMORY)[held]
+    if kind in ("as_device", "as_layout"):
+        return torch.device("cpu") if kind == "as_device" else torch.strided
+    raise CheckpointError(f"the exported program gives an operator {kind}; save it as TorchScript")
+
+
+def _assign(output: dict[str, Any], value: Any, values: dict[str, Any]) -> None:
+    (kind, held), *_ = output.items()
+    if kind == "as_tensors":
+        values.update(zip((tensor["name"] for tensor in held), value, strict=True))
+    elif kind == "as_tensor" or "as_name" in held:
+        values[held["name"] if kind == "as_tensor" else held["as_name"]] = value
+
+
+def _stored(archive: zipfile.ZipFile, files: dict[str, str], which: str) -> dict[str, Tensor]:
+    """The tensors of one folder of the archive, from their bare bytes."""
+    found = {}
+    config = json.loads(archive.read(files[f"data/{which}/model_{which}_config.json"]))["config"]
+    for name, payload in config.items():
+        meta = payload["tensor_meta"]
+        if payload["use_pickle"] or meta is None:
+            raise CheckpointError(f"'{name}' is pickled and could run code; export a net of plain tensors")
+        sizes, strides = ([size["as_int"] for size in meta[of]] for of in ("sizes", "strides"))
+        content = bytearray(archive.read(files[f"data/{which}/{payload['path_name']}"]))
+        dtype = _DTYPES[meta["dtype"]]
+        flat = torch.frombuffer(content, dtype=dtype) if content else torch.empty(0, dtype=dtype)
+        found[name] = flat.as_strided(sizes, strides, meta["storage_offset"]["as_int"])
+    return found
+
+
+def _plain(images: Tensor) -> Tensor:
+    """Row by row in memory, as the net was traced: a `view` of it fails on the channels-last batch of an attack."""
+    return images.clone(memory_format=torch.contiguous_format)
+
+
+def _is_victim(path: Path) -> bool:
+    return path.is_file() and _json(path).get("format") == FORMAT
+
+
+def _parse(card_bytes: bytes) -> ModelCard | None:
+    """The card of a victim; None where it is a checkpoint's, or none at all, which `checkpoint.restore` says."""
+    try:
+        held = json.loads(card_bytes)
+        if not isinstance(held, dict) or held.pop("format", None) != FORMAT:
+            return None
+        card = ModelCard(**held | {"classes": tuple(held["classes"]), "size": tuple(held["size"])})
+    except (ValueError, KeyError, TypeError) as wrong:
+        if isinstance(wrong, json.JSONDecodeError | UnicodeDecodeError):
+            return None
+        raise CheckpointError(f"{CARD} is damaged ({_line(wrong)}); copy it again") from None
+    if card.net not in PAYLOADS:
+        raise CheckpointError(f"{CARD} is of the format '{card.net}'; known are: {', '.join(PAYLOADS)}")
+    return card
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as wrong:
+        raise CheckpointError(f"{path} cannot be read ({wrong.strerror}); copy it again") from None
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        held = json.loads(_bytes(path))
+    except ValueError as wrong:
+        raise CheckpointError(f"{path} is no JSON ({_line(wrong)}); write it again") from None
+    if not isinstance(held, dict):
+        raise CheckpointError(f"{path} holds no JSON object; write it again")
+    return held
+
+
+def _size(side: int | list[int] | tuple[int, int]) -> tuple[int, int]:
+    return (side, side) if isinstance(side, int) else (side[0], side[1])
+
+
+def _unique(names: list[Any]) -> tuple[str, ...]:
+    """ImageNet calls two classes 'crane': such a name gets its index."""
+    often = Counter(map(str, names))
+    return tuple(f"{name} ({i})" if often[str(name)] > 1 else str(name) for i, name in enumerate(names))
+
+
+def _line(wrong: Exception) -> str:
+    return " ".join(str(wrong).split())[:160] or type(wrong).__name__
