@@ -1,12 +1,10 @@
 """`dxray attack`: a folder of faces, attacked by Ray tasks, a shard each; a stopped run goes on where it was."""
 
-import fcntl
 import inspect
 import math
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,7 @@ from orchestrator.errors import Interrupted, UserError
 from orchestrator.inputs import Input, fingerprint, list_inputs
 from orchestrator.ray_session import cpus, ray_session
 from orchestrator.shards import Job, attack_shard
-from orchestrator.store import read_json, read_rows, writable_folder, write_bytes, write_json
+from orchestrator.store import locked, read_json, read_rows, writable_folder, write_bytes, write_json
 
 FORMAT = "dxray attack 1"
 CONFIG = "attack.json"
@@ -61,7 +59,7 @@ def attack(config: AttackConfig, out: Path, console: Console, *, address: str | 
     if config.target is not None and config.target not in card.classes:
         raise UserError(f"the net knows no class '{config.target}'; its classes are: {', '.join(card.classes)}")
     out = writable_folder(out, "the attack's results")
-    with _locked(out):
+    with locked(out):
         if (out / CONFIG).exists():
             state = "a finished run" if "counts" in read_json(out / CONFIG) else "an unfinished run"
             raise UserError(f"'{out}' already holds {state}; choose another --out, or go on with it: {_resume(out)}")
@@ -109,7 +107,7 @@ def resume(out: Path, console: Console, *, address: str | None = None) -> dict[s
     if card.sha256 != record["net_sha256"]:
         raise UserError(f"the net in '{out / 'model'}' is not the one this run was started with; put it back")
     writable_folder(out, "the attack's results")
-    with _locked(out), ray_session(address):
+    with locked(out), ray_session(address):
         return _run(record, inputs, out, console)
 
 
@@ -245,16 +243,3 @@ def _check_options(name: str, options: dict[str, Any]) -> None:
     for option in options:
         if option not in known:
             raise UserError(f"attack '{name}' has no option '{option}'; choose another --attack or leave it out")
-
-
-@contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    """One driver at a time works on a run; the kernel frees the lock of a process that dies."""
-    with (out / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"another dxray process works on '{out}' now; wait for it or choose another --out"
-            ) from None
-        yield

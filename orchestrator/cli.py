@@ -72,7 +72,8 @@ def _verb(verbs: Any, name: str, run: Callable[..., int], text: str) -> argparse
     made = verbs.add_parser(name, help=text, description=text, epilog=f"example: {EXAMPLES[name]}")
     made.set_defaults(run=run)
     made.add_argument("--json", action="store_true", help="one JSON object on standard output, text on standard error")
-    made.add_argument("--seed", type=_whole, default=None if name == "attack" else 0, help="of all that is drawn (0)")
+    several = {"nargs": "+", "default": [0]} if name == "sweep" else {"default": 0}
+    made.add_argument("--seed", type=_whole, metavar="X", help="of all that is drawn (0)", **several)
     return made
 
 
@@ -88,6 +89,7 @@ def _alone_options(made: argparse.ArgumentParser, table: str) -> None:
 
 def _sweep_parser(made: argparse.ArgumentParser) -> None:
     _cluster_options(made, "runs/sweep")
+    made.add_argument("--resume", type=Path, metavar="DIR", help="go on with the stopped sweep in DIR")
     _data_options(made)
     grid = made.add_argument_group("the grid: one or more values each")
     grid.add_argument("--net", nargs="+", help="densenet, convnet (both)")
@@ -108,6 +110,8 @@ def _sweep_parser(made: argparse.ArgumentParser) -> None:
         grid.add_argument(f"--{name}", nargs="+", type=kind, help=text, metavar="X")
     made.add_argument("--cpus-per-trial", type=_whole, help="(the CPUs shared out among the nets, at least 1)")
     made.add_argument("--gpus-per-trial", type=float, help="share of a GPU for each net (1 where there is one, else 0)")
+    made.add_argument("--time-limit", type=float, metavar="SECONDS", help="for each net; one that takes longer is KO")
+    made.add_argument("--memory-limit", type=float, metavar="GIB", help="for each net; one that needs more is KO")
     made.add_argument("--max-concurrent", type=_whole, help="nets trained at a time (as many as there are CPUs)")
 
 
@@ -169,26 +173,29 @@ def _demo_parser(made: argparse.ArgumentParser) -> None:
 
 
 def _sweep(options: argparse.Namespace, console: Console) -> int:
-    from models.faces import read
-    from orchestrator.grid import FIT_PARAMETERS, NET_PARAMETERS
-    from orchestrator.sweep import show_table, sweep
+    from orchestrator.grid import PARAMETERS
+    from orchestrator.sweep import SweepConfig, resume, sweep
+    from orchestrator.trials import show_table
 
-    names = ("net", *NET_PARAMETERS, *FIT_PARAMETERS, "train_size")
-    grid = {name: getattr(options, name) for name in names if getattr(options, name, None) is not None}
-    classes = options.classes.split(",") if options.classes else None
-    faces = read(options.data, size=options.size, seed=options.seed, classes=classes, label=options.label)
-    console.say(faces.summary())
-    result = sweep(
-        faces,
-        grid | {"seed": [options.seed]},
-        options.out or Path("runs/sweep"),
-        console,
-        address=options.address,
-        cpus_per_trial=options.cpus_per_trial,
-        gpus_per_trial=options.gpus_per_trial,
-        max_concurrent=options.max_concurrent,
-    )
-    show_table(result, console)
+    if options.resume:
+        result = resume(options.resume, console, address=options.address)
+    else:
+        grid = {name: value for name in PARAMETERS if (value := getattr(options, name, None)) is not None}
+        config = SweepConfig(
+            data=options.data,
+            size=options.size,
+            classes=options.classes.split(",") if options.classes else None,
+            label=options.label,
+            data_seed=options.seed[0],
+            grid=grid,
+            cpus_per_trial=options.cpus_per_trial,
+            gpus_per_trial=options.gpus_per_trial,
+            max_concurrent=options.max_concurrent,
+            time_limit=options.time_limit,
+            memory_limit=options.memory_limit,
+        )
+        result = sweep(config, options.out or Path("runs/sweep"), console, address=options.address)
+    show_table(result["trials"], console)
     best = result["best_trial"]
     console.say(f"best on the validation split: {best['accuracy']:.2%} on the test split; saved in {result['best']}")
     console.result(result)
@@ -213,7 +220,7 @@ def _attack(options: argparse.Namespace, console: Console) -> int:
             attack=options.attack or "dx",
             options={name: value for name in ATTACK_OPTIONS if (value := getattr(options, name)) is not None},
             target=options.target,
-            seed=options.seed or 0,
+            seed=options.seed,
             png=options.png,
             raw=options.raw,
             name=options.name,

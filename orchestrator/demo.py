@@ -12,7 +12,8 @@ from orchestrator.errors import UserError
 from orchestrator.ray_session import ray_session
 from orchestrator.report import contact_sheet, show_attack, show_verified
 from orchestrator.store import writable_folder, write_bytes
-from orchestrator.sweep import show_table, sweep
+from orchestrator.sweep import SweepConfig, sweep
+from orchestrator.trials import show_table
 from orchestrator.verify import verify
 
 FACES = 6_000
@@ -36,8 +37,9 @@ def demo(out: Path, console: Console, *, seed: int = 0, address: str | None = No
         console.say(faces.summary())
 
         console.say("\n2. sweep: a small grid of nets, trained by Ray Tune")
-        swept = sweep(faces, GRID | {"seed": [seed]}, out / "sweep", console, address=address)
-        show_table(swept, console)
+        asked = SweepConfig(data=faces.source, data_seed=seed, grid=GRID | {"seed": [seed]})
+        swept = sweep(asked, out / "sweep", console, address=address, faces=faces)
+        show_table(swept["trials"], console)
 
         console.say(f"\n3. attack: the best net, over a folder of {ATTACKED} faces that it was not trained on")
         folder = _folder_of_faces(faces.split("test"), out / "faces")

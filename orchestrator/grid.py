@@ -11,7 +11,7 @@ from orchestrator.errors import UserError
 # What a cell may say, in the order of the table's columns; the course's names.
 NET_PARAMETERS = ("blocks", "convs", "filters", "out_channels", "dropout", "batch_norm")
 FIT_PARAMETERS = ("epochs", "batch_size", "lr", "weight_decay", "optimizer", "schedule", "label_smoothing", "augment")
-OTHERS = ("net", "train_size", "seed")
+PARAMETERS = ("net", *NET_PARAMETERS, *FIT_PARAMETERS, "train_size", "seed")
 
 DEFAULTS: dict[str, list[Any]] = {
     "net": ["densenet", "convnet"],
@@ -33,10 +33,9 @@ def cells(grid: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
     Raises:
         UserError: an unknown parameter or net, or a parameter without a value.
     """
-    known = OTHERS + NET_PARAMETERS + FIT_PARAMETERS
     for name, values in grid.items():
-        if name not in known:
-            raise UserError(f"the grid has no parameter '{name}'; known are: {', '.join(known)}")
+        if name not in PARAMETERS:
+            raise UserError(f"the grid has no parameter '{name}'; known are: {', '.join(PARAMETERS)}")
         if not values:
             raise UserError(f"the grid names no value for '{name}'; give at least one, or leave it out")
     whole = DEFAULTS | {name: list(values) for name, values in grid.items()}
@@ -47,7 +46,7 @@ def cells(grid: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
     for values in product(*whole.values()):
         cell = dict(zip(whole, values, strict=True))
         has = inspect.signature(MODELS[cell["net"]]).parameters
-        cell = {name: cell[name] for name in known if name in cell and (name not in NET_PARAMETERS or name in has)}
+        cell = {name: cell[name] for name in PARAMETERS if name in cell and (name not in NET_PARAMETERS or name in has)}
         if cell not in found:
             found.append(cell)
     return found

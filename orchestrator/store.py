@@ -1,9 +1,11 @@
 """The Arrow store: what a run leaves on disk, written so that a kill at any moment leaves whole files or none."""
 
+import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -116,11 +118,13 @@ def write_bytes(path: Path, content: bytes | pa.Buffer, *, durable: bool = True)
         raise
 
 
-def replace_folder(source: Path, target: Path) -> None:
-    """Copy a folder over another, which is whole or absent at any moment, never a mixture."""
+def replace_folder(source: Path, target: Path, *, only: Sequence[str]) -> None:
+    """Copy those files of a folder over another folder, which is whole or absent at any moment, never a mixture."""
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    shutil.copytree(source, partial)
+    partial.mkdir()
+    for name in only:
+        shutil.copy(source / name, partial / name)
     shutil.rmtree(target, ignore_errors=True)
     partial.replace(target)
 
@@ -166,3 +170,16 @@ def writable_folder(path: Path, purpose: str) -> Path:
             f"{purpose} cannot be written to '{path}' ({wrong.strerror}); choose a folder of your own with --out"
         ) from None
     return path
+
+
+@contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """One driver at a time works on a run; the kernel frees the lock of a process that dies."""
+    with (out / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"another dxray process works on '{out}' now; wait for it or choose another --out"
+            ) from None
+        yield

@@ -218,7 +218,7 @@ class TestWithRay:
 
     def test_two_at_once_are_refused(self, config: AttackConfig, tmp_path: Path, console: Console) -> None:
         with (
-            batch_attack._locked(store.writable_folder(tmp_path / "out", "results")),
+            store.locked(store.writable_folder(tmp_path / "out", "results")),
             pytest.raises(UserError, match="another dxray process"),
         ):
             attack(config, tmp_path / "out", console)

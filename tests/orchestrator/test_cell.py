@@ -1,0 +1,137 @@
+"""One cell: its result, and a reason for each way in which a training can fail."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from models.checkpoint import load
+from models.faces import Faces
+from models.train import evaluate
+from orchestrator.cell import RESULT, STATE, train_cell
+from orchestrator.trials import trial_row
+
+CELL: dict[str, Any] = {
+    "net": "convnet",
+    "convs": 1,
+    "filters": 4,
+    "epochs": 1,
+    "batch_size": 32,
+    "lr": 1e-2,
+    "seed": 0,
+}
+
+
+@pytest.fixture
+def data(faces: Faces) -> dict[str, Any]:
+    splits = {name: faces.split(name) for name in ("train", "validation", "test")}
+    arrays = {name: (split.images, split.labels) for name, split in splits.items()}
+    return arrays | {"classes": faces.classes, "source": faces.source, "sha256": faces.sha256()}
+
+
+def test_a_result_is_what_the_saved_net_measures(data: dict[str, Any], tmp_path: Path) -> None:
+    result = train_cell(CELL | {"train_size": 100}, data, tmp_path)
+    net, card = load(tmp_path)
+    assert result["accuracy"] == pytest.approx(evaluate(net, *data["test"])["accuracy"])
+    assert result["validation_accuracy"] == pytest.approx(evaluate(net, *data["validation"])["accuracy"])
+    assert result["majority_share"] == np.bincount(data["test"][1]).max() / len(data["test"][1])
+    assert result["sha256"] == card.sha256
+    assert result["train_images"] == card.trained["train_images"] == 100
+    assert not (tmp_path / STATE).exists()
+
+
+def test_an_ended_cell_is_not_done_again(data: dict[str, Any], tmp_path: Path) -> None:
+    first = train_cell(CELL, data, tmp_path)
+    trained: list[Any] = []
+    assert train_cell(CELL, data, tmp_path, on_epoch=trained.append) == json.loads(json.dumps(first))
+    assert trained == []
+
+
+def test_a_cell_that_was_stopped_goes_on_from_its_last_epoch(data: dict[str, Any], tmp_path: Path) -> None:
+    class Killed(BaseException):
+        pass
+
+    def kill(row: dict[str, Any]) -> None:
+        if row["epoch"] == 2:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train_cell(CELL | {"epochs": 3}, data, tmp_path / "killed", on_epoch=kill)
+    assert not (tmp_path / "killed" / RESULT).exists()
+    trained: list[int] = []
+    again = train_cell(
+        CELL | {"epochs": 3}, data, tmp_path / "killed", on_epoch=lambda row: trained.append(row["epoch"])
+    )
+    assert trained == [3]
+    assert again["sha256"] == train_cell(CELL | {"epochs": 3}, data, tmp_path / "whole")["sha256"]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"blocks": 9}, "failed: blocks=9: images of 48x48"),
+        ({"lr": 1e12, "optimizer": "sgd"}, "diverged: the loss of epoch 1 is "),
+    ],
+)
+def test_a_training_that_fails_is_a_result_with_its_reason(
+    data: dict[str, Any], tmp_path: Path, change: dict[str, Any], reason: str
+) -> None:
+    result = train_cell(CELL | change, data, tmp_path)
+    assert result["status"] == "KO"
+    assert result["reason"].startswith(reason)
+    assert json.loads((tmp_path / RESULT).read_text()) == result
+
+
+LIMITED = """
+import sys, json, numpy as np
+from pathlib import Path
+from orchestrator.cell import train_cell
+rng = np.random.default_rng(0)
+split = rng.integers(0, 256, (512, 1, 48, 48), dtype=np.uint8), rng.integers(0, 2, 512)
+data = dict(train=split, validation=split, test=split, classes=("a", "b"), source="noise", sha256="")
+train_cell(json.loads(sys.argv[1]), data, Path(sys.argv[2]), **json.loads(sys.argv[3]))
+"""
+
+
+def limited(folder: Path, cell: dict[str, Any], **limits: float) -> subprocess.CompletedProcess[str]:
+    """In a process of its own, which the limits may end."""
+    words = [sys.executable, "-c", LIMITED, json.dumps(CELL | cell), str(folder), json.dumps(limits)]
+    return subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is bounded by RLIMIT_DATA, of Linux")
+def test_a_training_that_needs_more_memory_than_allowed_says_so(tmp_path: Path) -> None:
+    greedy = {"filters": 64, "convs": 4, "batch_size": 512}
+    ended = limited(tmp_path, greedy, memory_limit=0.5)
+    assert ended.returncode == 0, ended.stderr
+    assert json.loads((tmp_path / RESULT).read_text()) == {
+        "status": "KO",
+        "reason": "out of memory: it needs more than the 0.5 GiB allowed",
+    }
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is bounded by RLIMIT_DATA, of Linux")
+def test_a_training_that_fits_is_not_hindered(tmp_path: Path) -> None:
+    ended = limited(tmp_path, {}, memory_limit=1)
+    assert json.loads((tmp_path / RESULT).read_text())["status"] == "ok", ended.stderr
+
+
+def test_a_training_that_takes_too_long_is_ended(tmp_path: Path) -> None:
+    started = time.monotonic()
+    ended = limited(tmp_path, {"epochs": 100_000}, time_limit=2)
+    assert ended.returncode == 1
+    assert time.monotonic() - started < 60
+    assert json.loads((tmp_path / RESULT).read_text())["reason"] == "timed out after 2 s"
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "largest", "mark"), [(0.6, 1.0, "one class"), (0.4, 0.8, "under majority"), (0.9, 0.6, None)]
+)
+def test_a_net_that_has_learnt_nothing_is_marked(accuracy: float, largest: float, mark: str | None) -> None:
+    result = {"status": "ok", "accuracy": accuracy, "largest_answer_share": largest, "majority_share": 0.6}
+    assert trial_row(0, CELL, result)["mark"] == mark
