@@ -8,15 +8,23 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from attacks.ddn import ddn
+from attacks.deepfool import deepfool
 from attacks.dx import dx
 from attacks.dx_penalty import dx_penalty
 from attacks.fgsm import fgsm
+from attacks.hopskipjump import hopskipjump
+from attacks.jsma import jsma
 from attacks.pgd import pgd
 
 ATTACKS: dict[str, Callable[..., Tensor]] = {
+    "ddn": ddn,
+    "deepfool": deepfool,
     "dx": dx,
     "dx_penalty": dx_penalty,
     "fgsm": fgsm,
+    "hopskipjump": hopskipjump,
+    "jsma": jsma,
     "pgd": pgd,
 }
 
