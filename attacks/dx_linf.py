@@ -30,6 +30,7 @@ class LinfWalk:
 
     def learn(self, room: Room, change: Tensor, gap: Tensor, slope: Tensor, step: Tensor, best: Tensor) -> Tensor:
         begins, fooled, found = step == 0, gap < 0, best < torch.inf
+        self.k = torch.where(begins, 0.0, self.k)
         self.tries = torch.where(begins | fooled, 0.0, self.tries + 1)
         trust = torch.where(begins, 1.0, (0.7 - 0.1 * self.tries).clamp(min=0.2)).unsqueeze(1)
         self.v = (1 - trust) * self.v + trust * slope / slope.abs().sum(dim=1, keepdim=True).clamp(min=1e-30)

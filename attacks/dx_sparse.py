@@ -64,6 +64,9 @@ class SparseWalk:
         # As many as the linear model asks for to cross the border, and a little more.
         chosen = (before < 1.1 * gap.unsqueeze(1)) & (torch.arange(order.shape[1]) < crowd) & (promised > 0)
         moves = torch.zeros_like(chosen).scatter(1, order, chosen)
+        if self.norm == "l1":  # the last of them goes only as far as needed
+            left = torch.zeros_like(gain).scatter(1, order, 1.1 * gap.unsqueeze(1) - before)
+            reach = torch.minimum(reach, (left / slope.abs().clamp(min=1e-30)).ceil().clamp(min=0))
         return at + self._values(moves) * reach * slope.sign()
 
     def _prune(self, at: Tensor, gap: Tensor, slope: Tensor) -> Tensor:

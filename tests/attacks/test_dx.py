@@ -5,15 +5,15 @@ from typing import Any
 import pytest
 import torch
 
-from attacks.dx import dx
-from attacks.lattice import to_levels
+from attacks.dx import PLANS, dx
+from attacks.lattice import on_grid, to_levels
 from attacks.norms import find_norm
 from attacks.query import FLOOR, Ledger
 
 
 def best_on_lattice(weight: torch.Tensor, gap: float, start: torch.Tensor) -> float:
     """L2 in levels of the best round(s * weight) in the box that gains more than `gap`: the closed form, by scan."""
-    scale = torch.linspace(0, 60, 200_001).view(-1, 1) / weight.abs().max()
+    scale = torch.linspace(0, 60, 40_001).view(-1, 1) / weight.abs().max()
     best = float("inf")
     for part in scale.split(20_000):
         change = torch.minimum(torch.maximum((part * weight).round(), -start), 255 - start)
@@ -35,6 +35,62 @@ def test_l2_reaches_the_closed_form_optimum_of_a_linear_net(helpers: Any) -> Non
     for i in range(16):
         best = best_on_lattice(net.weight.detach(), float(gap[i]) + FLOOR, to_levels(inputs[i]).flatten())
         assert float(found[i]) <= 1.02 * best
+
+
+def greedy_on_lattice(norm: str, weight: torch.Tensor, gap: float, start: torch.Tensor) -> float:
+    """The exact smallest Linf (levels), L1 (levels) or L0 (pixels) that gains more than `gap` on a linear net."""
+    room = torch.where(weight > 0, 255 - start, start)
+    gain = weight.abs() / 255
+    if norm == "linf":
+        return next(float(k) for k in range(1, 256) if (gain * room.clamp(max=k)).sum() > gap)
+    order = (gain if norm == "l1" else gain * room).argsort(descending=True)
+    size, left = 0.0, gap
+    for i in order.tolist():
+        if gain[i] * room[i] > left:
+            return size + (1 if norm == "l0" else float((left / gain[i]).ceil()))
+        size, left = size + (1 if norm == "l0" else float(room[i])), left - float(gain[i] * room[i])
+    return float("inf")
+
+
+@pytest.mark.parametrize(("norm", "factor", "more"), [("linf", 1.0, 0), ("l1", 1.2, 0), ("l0", 1.0, 1)])
+def test_the_other_norms_come_near_the_optimum_of_a_linear_net(
+    norm: str, factor: float, more: int, helpers: Any
+) -> None:
+    net = helpers.LinearNet()
+    inputs = helpers.images(400, (1, 12, 12))
+    with torch.no_grad():
+        gap = -net(inputs).diff(dim=1).flatten()
+    near = (gap > 0.5) & (gap < 12)
+    inputs, gap = inputs[near][:16], gap[near][:16]
+    modified = dx(net, inputs, torch.zeros(16, dtype=torch.int64), norm=norm)
+    found = find_norm(norm)(modified - inputs) * (1 if norm == "l0" else 255)
+    for i in range(16):
+        best = greedy_on_lattice(norm, net.weight.detach(), float(gap[i]) + FLOOR, to_levels(inputs[i]).flatten())
+        assert float(found[i]) <= factor * best + more + 0.01
+
+
+def test_l0_counts_a_pixel_of_several_channels_once(helpers: Any) -> None:
+    net, inputs = helpers.ConvNet(channels=3), helpers.images(6, (3, 10, 12))
+    labels = helpers.predicted(net, inputs)
+    modified = dx(net, inputs, labels, norm="l0")
+    change = modified - inputs
+    assert (helpers.predicted(net, modified) != labels).all()
+    assert (change != 0).flatten(1).sum(dim=1).float().mean() > 1.5 * find_norm("l0")(change).mean()
+
+
+@pytest.mark.parametrize("norm", ["linf", "l1", "l0"])
+def test_every_norm_keeps_to_the_mask_the_box_and_itself(norm: str, helpers: Any) -> None:
+    net, inputs = helpers.ConvNet(), helpers.images(40, (1, 11, 14))
+    labels, mask = helpers.predicted(net, inputs), torch.zeros(1, 1, 11, 14, dtype=torch.bool)
+    mask[..., 2:9, 3:12] = True
+    modified = dx(net, inputs, labels, norm=norm, mask=mask)
+    assert on_grid(modified)
+    assert torch.equal(modified[~mask.expand_as(inputs)], inputs[~mask.expand_as(inputs)])
+    assert (helpers.predicted(net, modified) != labels).float().mean() > 0.9
+    order = torch.randperm(40, generator=torch.Generator().manual_seed(0))[:7]
+    assert torch.equal(dx(net, inputs[order], labels[order], norm=norm, mask=mask), modified[order])
+    sizes = {other: find_norm(norm)(dx(net, inputs, labels, norm=other, mask=mask) - inputs).mean() for other in PLANS}
+    assert min(sizes, key=lambda other: sizes[other]) == norm
 
 
 def test_confidence_is_a_margin_kept(helpers: Any) -> None:
