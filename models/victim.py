@@ -53,7 +53,9 @@ def read(path: Path | str) -> tuple[bytes, bytes]:
     if path.is_dir() and (path / CONFIG).is_file() and not (path / CARD).is_file():
         payload = _bytes(path / WEIGHTS) if (path / WEIGHTS).is_file() else None
         if payload is None:
-            raise CheckpointError(f"{path} has no {WEIGHTS}; save the net by save_pretrained, which writes it (pickled weights are never read)")
+            raise CheckpointError(
+                f"{path} has no {WEIGHTS}, and pickled weights are never read; save the net again by save_pretrained"
+            )
         return _described("huggingface", payload, path.name, _hugging_face_parameters(path), {})
     if path.is_file() and path.name not in (CARD, WEIGHTS):
         payload = _bytes(path)
@@ -92,7 +94,7 @@ class _TorchScript(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         # Unoptimised: the first looks would be profiled and the later ones fused, and so rounded otherwise.
-        with torch.jit.optimized_execution(False):
+        with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]  # public, but not in __all__
             return self._script[0](_plain(images))
 
 
@@ -139,7 +141,9 @@ class _Exported(nn.Module):
             names[held["arg"]["name"]] = f"stored_{len(names)}"
             self.register_buffer(f"stored_{len(names) - 1}", tensors[stored])
         if len(images) != 1:
-            raise CheckpointError(f"the exported program takes {len(images)} inputs; export one that takes images alone")
+            raise CheckpointError(
+                f"the exported program takes {len(images)} inputs; export one that takes images alone"
+            )
         self._image = images[0]
         return names
 
@@ -173,7 +177,9 @@ class _HuggingFace(nn.Module):
     scale: Tensor
     shift: Tensor
 
-    def __init__(self, payload: bytes, config: dict[str, Any], scale: list[float], shift: list[float], bgr: bool) -> None:
+    def __init__(
+        self, payload: bytes, config: dict[str, Any], scale: list[float], shift: list[float], bgr: bool
+    ) -> None:
         super().__init__()
         try:
             import transformers
@@ -375,10 +381,16 @@ def _per_channel(values: float | list[float], channels: int) -> list[float]:
 
 
 # The numbers by which torch.export writes types, as its schema fixes them.
-_DTYPES = {
-    **{1: torch.uint8, 2: torch.int8, 3: torch.int16, 4: torch.int32, 5: torch.int64, 6: torch.float16},
-    **{7: torch.float32, 8: torch.float64, 12: torch.bool, 13: torch.bfloat16},
-}
+_DTYPES = dict(
+    zip(
+        (1, 2, 3, 4, 5, 6, 7, 8, 12, 13),
+        (
+            *(torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
+            *(torch.float16, torch.float32, torch.float64, torch.bool, torch.bfloat16),
+        ),
+        strict=True,
+    )
+)
 _MEMORY = {1: torch.contiguous_format, 2: torch.channels_last, 3: torch.channels_last_3d, 4: torch.preserve_format}
 _PYTHON = ("add", "sub", "mul", "floordiv", "truediv", "mod", "neg", "eq", "ne", "ge", "gt", "le", "lt", "getitem")
 _PLAIN = ("as_int", "as_ints", "as_float", "as_floats", "as_bool", "as_bools", "as_string", "as_strings")
@@ -394,7 +406,9 @@ def _operator(target: str) -> Any:
             return getattr(packet, found[2])
     if target.removeprefix("_operator.") in _PYTHON:
         return getattr(operator, target.removeprefix("_operator."))
-    raise CheckpointError(f"the exported program calls '{target}', which is no operator of aten; save it as TorchScript")
+    raise CheckpointError(
+        f"the exported program calls '{target}', which is no operator of aten; save it as TorchScript"
+    )
 
 
 def _argument(given: dict[str, Any], values: dict[str, Any]) -> Any:
