@@ -62,7 +62,9 @@ class L2Walk:
         loose = (1 - (step - 1).clamp(min=0) / (SETTLED * self.steps)).clamp(min=0)
         shorter = torch.clamp(need, self.r * (0.985 - 0.3 * loose), self.r * 0.997)
         longer = torch.clamp(need, self.r * 1.002, self.r * (1.01 + 0.3 * loose))
-        never = torch.clamp(need, self.r * 1.05, self.r * (1.05 + 0.12 * self.failures))
+        # Ever faster, for one image that lags behind keeps a whole batch of places busy.
+        pressed = self.failures.square()
+        never = torch.clamp(need, self.r * (1 + 0.04 * pressed), self.r * (1.03 + 0.15 * pressed))
         r = torch.where(fooled, shorter, torch.where(found, longer, never))
         self.r = torch.where(begins, FIRST * need, r).nan_to_num(0.0, 1e4, 0.0).clamp(0, 1e4)
         return torch.zeros_like(begins)
