@@ -9,10 +9,13 @@ import math
 import torch
 from torch import Tensor, nn
 
-from attacks.query import FLOOR, Ledger, Query, log_likelihood, validate
+from attacks.query import FLOOR, Ledger, Query, Score, log_likelihood, margin, validate
 from attacks.slots import Room, search
 
 STEP_SIZES = (1.0, 0.01)  # the paper's, in [0, 1] pixel units: the first and the last, a cosine between them
+
+# The log-likelihood's gradient has the direction of the cross-entropy's, but does not vanish where a net is very sure.
+LOSSES: dict[str, Score] = {"ce": log_likelihood, "margin": margin}
 
 
 def ddn(
@@ -23,6 +26,7 @@ def ddn(
     targets: Tensor | None = None,
     mask: Tensor | None = None,
     seed: int = 0,
+    loss: str = "ce",
     steps: int = 100,
     radius: float = 1.0,
     gamma: float = 0.05,
@@ -32,10 +36,14 @@ def ddn(
 ) -> Tensor:
     """Returns the images of smallest L2 met on the way, float32 (N, C, H, W) on the k/255 lattice in [0, 1].
 
-    steps: gradients an image after the first. radius: the sphere's first one, in [0, 1] pixel units. gamma: the share
-    by which it grows and shrinks. Nothing is random. The other arguments and the errors are those of `dx`.
+    loss: "ce", the paper's, or "margin", the direction of climbing; with two classes they are the same, with more the
+    margin may find less. steps: gradients an image after the first. radius: the sphere's first one, in [0, 1] pixel
+    units. gamma: the share by which it grows and shrinks. Nothing is random. The other arguments and the errors are
+    those of `dx`.
     """
     validate(inputs, labels, targets, mask)
+    if loss not in LOSSES:
+        raise ValueError(f"unknown loss {loss!r}; known losses: {', '.join(LOSSES)}")
     if steps < 1 or radius <= 0 or not 0 < gamma < 1:
         raise ValueError(
             "steps must be at least 1, radius positive and gamma between 0 and 1, "
@@ -43,8 +51,7 @@ def ddn(
         )
     walk = SphereWalk(batch, inputs.shape[1:], steps=steps, radius=radius * 255, gamma=gamma)
     with Query(net, labels, targets, batch=batch, ledger=ledger) as query:
-        # Its gradient has the direction of the cross-entropy's, but does not vanish where the net is very sure.
-        return search(query, inputs, mask, walk, steps=steps + 1, floor=FLOOR + confidence, score=log_likelihood)
+        return search(query, inputs, mask, walk, steps=steps + 1, floor=FLOOR + confidence, score=LOSSES[loss])
 
 
 class SphereWalk:
