@@ -10,9 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from attacks import find
-from models.checkpoint import CARD, WEIGHTS, CheckpointError, read, restore, versions
+from attacks.checks import Finding, check
+from attacks.lattice import from_levels
+from models.checkpoint import CARD, CheckpointError, ModelCard, versions
+from models.images import UnreadableImage, decode
+from models.victim import payload_name, read, restore
 from orchestrator.console import Console
 from orchestrator.errors import Interrupted, UserError
 from orchestrator.inputs import Input, fingerprint, list_inputs
@@ -23,6 +28,7 @@ from orchestrator.store import locked, read_json, read_rows, writable_folder, wr
 FORMAT = "dxray attack 1"
 CONFIG = "attack.json"
 STATUSES = ("fooled", "missed", "already_wrong", "is_target", "unreadable")
+CHECKED = 32  # images that the net is looked at with before the run
 PNG_LIMIT = 10_000  # a folder of more triples than that is slow for every tool; the parts hold them all the same
 
 
@@ -51,7 +57,7 @@ def attack(config: AttackConfig, out: Path, console: Console, *, address: str | 
     """
     _check_options(config.attack, config.options)
     card_bytes, weights = read(config.model)
-    _, card = restore(card_bytes, weights)
+    net, card = restore(card_bytes, weights)
     config.paths = [str(Path(path).expanduser().absolute()) for path in config.paths]
     inputs = list_inputs(config.paths, classes=card.classes, labels=config.labels)
     if config.name is not None and len(inputs) != 1:
@@ -65,8 +71,11 @@ def attack(config: AttackConfig, out: Path, console: Console, *, address: str | 
             raise UserError(f"'{out}' already holds {state}; choose another --out, or go on with it: {_resume(out)}")
         if config.png is None:
             config.png = len(inputs) <= PNG_LIMIT
-        write_bytes(out / "model" / WEIGHTS, weights)
+        write_bytes(out / "model" / payload_name(card_bytes), weights)
         write_bytes(out / "model" / CARD, card_bytes)
+        findings = _findings(net, card, inputs)
+        for finding in findings:
+            console.say(f"warning: the net may not be fit to be attacked: {finding}")
         with ray_session(address):
             record = {
                 "format": FORMAT,
@@ -75,6 +84,7 @@ def attack(config: AttackConfig, out: Path, console: Console, *, address: str | 
                 "inputs_sha256": fingerprint(inputs),
                 "net_sha256": card.sha256,
                 "classes": card.classes,
+                "findings": [asdict(finding) for finding in findings],
                 "shard_size": _shard_size(len(inputs), cpus()),
                 "versions": versions(),
             }
@@ -188,6 +198,22 @@ def _run(record: dict[str, Any], inputs: Sequence[Input], out: Path, console: Co
     summary = summarise(out)
     write_json(out / CONFIG, record | {"counts": summary["counts"]})
     return summary | {"out": str(out), "seconds": seconds, "images_per_second": left / seconds if left else None}
+
+
+def _findings(net: torch.nn.Module, card: ModelCard, inputs: Sequence[Input]) -> list[Finding]:
+    """What the checks say of the net, on the first images of the run that can be read."""
+    pictures, labels = [], []
+    for item in inputs[: 2 * CHECKED]:
+        try:
+            pictures.append(decode(Path(item.path), size=card.size, channels=card.channels))
+        except UnreadableImage:
+            continue  # its row will say why
+        labels.append(-1 if item.label is None else item.label)
+        if len(pictures) == CHECKED:
+            break
+    if not pictures:
+        return []
+    return check(net, from_levels(torch.from_numpy(np.stack(pictures))), torch.tensor(labels))
 
 
 def _outcome(done: Any, out: Path) -> Counter[str]:

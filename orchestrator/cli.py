@@ -231,6 +231,13 @@ def _attack(options: argparse.Namespace, console: Console) -> int:
     return 1 if options.strict and result["counts"]["unreadable"] else 0
 
 
+def _one_thread() -> None:
+    """For a net on one image after the other: several threads would mostly wait for each other."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
 def _predict(options: argparse.Namespace, console: Console) -> int:
     from models.checkpoint import load
     from models.images import UnreadableImage
@@ -240,6 +247,7 @@ def _predict(options: argparse.Namespace, console: Console) -> int:
 
     net, card = load(options.model)
     out = writable_folder(options.out, "the answers") if options.out else None
+    _one_thread()
     found = []
     for image in options.images:
         row = {"image": image, "class": None, "probability": None, "error": None}
@@ -264,6 +272,7 @@ def _verify(options: argparse.Namespace, console: Console) -> int:
     from orchestrator.report import show_verified
     from orchestrator.verify import verify
 
+    _one_thread()
     result = verify(options.run_folder, console, model=options.model, report=options.out)
     show_verified(result, console)
     console.result(result)

@@ -6,9 +6,10 @@ from typing import Any
 
 from torch import nn
 
-from models.checkpoint import ModelCard, load
+from models.checkpoint import ModelCard
 from models.images import UnreadableImage
 from models.predict import Prediction, predict
+from models.victim import load_victim
 from orchestrator.batch_attack import CONFIG
 from orchestrator.console import Console
 from orchestrator.errors import UserError
@@ -33,8 +34,8 @@ def verify(out: Path, console: Console, *, model: str | None = None, report: Pat
         UserError: there is no finished part, or the other net takes images of another size than were saved.
     """
     record = read_json(out / CONFIG)
-    net, card = load(model or out / "model")
-    attacked = load(out / "model")[1]
+    net, card = load_victim(model or out / "model")
+    attacked = load_victim(out / "model")[1]
     if (card.size, card.channels) != (attacked.size, attacked.channels):
         raise UserError(
             f"'{model}' takes {_form(card)} images, but those in '{out}' were saved for {_form(attacked)}; "
