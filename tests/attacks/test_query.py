@@ -15,7 +15,7 @@ def test_a_point_gives_the_same_bits_in_any_company(kind: str, helpers: Any) -> 
     torch.manual_seed(0)
     net = helpers.ConvNet() if kind == "conv" else DenseNet(blocks=3)
     points = helpers.images(64, (1, 48, 48))
-    labels, rows = torch.zeros(64, dtype=torch.int64), torch.arange(64)
+    labels, rows = torch.arange(64) % 2, torch.arange(64)
     with Query(net, labels) as query:
         whole = query.gradients(points, rows)
         assert whole.slope.abs().amax() > 0
@@ -25,6 +25,7 @@ def test_a_point_gives_the_same_bits_in_any_company(kind: str, helpers: Any) -> 
         alone = query.gradients(points[63:], rows[63:])
         margins, all_margins = query.margins(points[11:12], rows[11:12]), query.margins(points, rows)
     assert torch.equal(margins, all_margins[11:12])
+    assert torch.equal(all_margins, whole.margin)
     assert all(torch.equal(a[order], b) for a, b in zip(whole, shuffled, strict=True))
     assert all(torch.equal(a[20:27], b) for a, b in zip(whole, seven, strict=True))
     assert all(torch.equal(a[63:], b) for a, b in zip(whole, alone, strict=True))
