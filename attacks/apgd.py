@@ -81,11 +81,11 @@ LOSSES: dict[str, Score] = {"ce": log_odds, "margin": margin}
 
 def checkpoints(steps: int) -> list[int]:
     """The steps after which a run judges its step length: first after 22 %, then ever sooner, down to every 6 %."""
-    before, share = 0.0, 0.22
+    before, share = 0, 22  # per cent, in whole numbers: 0.57 * 100 is more than 57
     found = []
-    while share < 1:
-        found.append(ceil(share * steps))
-        before, share = share, share + max(share - before - 0.03, 0.06)
+    while share < 100:
+        found.append(ceil(share * steps / 100))
+        before, share = share, share + max(share - before - 3, 6)
     return sorted(set(found))
 
 
