@@ -305,11 +305,11 @@ def _kind(payload: bytes, name: str) -> str:
     Python, but the operators `save` and `from_file` do reach files; hence they are refused. PyTorch gives no promise
     beyond that: a file from a stranger is best attacked in a container.
     """
-    refused = "is pickled and could run code; save it by torch.export.save, TorchScript or safetensors"
+    never = "pickled files are never read, for they can run code; save it by torch.export.save or TorchScript"
     try:
         archive = zipfile.ZipFile(io.BytesIO(payload))
     except zipfile.BadZipFile:
-        raise CheckpointError(f"{name} is no TorchScript or torch.export file; if it is a .pth, it {refused}") from None
+        raise CheckpointError(f"{name} is neither checkpoint, torch.export file nor TorchScript; {never}") from None
     with archive:
         names = archive.namelist()
         inner = {held.split("/", 1)[-1] for held in names}
@@ -318,9 +318,9 @@ def _kind(payload: bytes, name: str) -> str:
         if "models/model.json" in inner:
             return "torch.export"
         if "serialized_exported_program.json" in inner:
-            raise CheckpointError(f"{name} was exported by a PyTorch older than 2.8 and {refused}")
+            raise CheckpointError(f"{name} was exported by a PyTorch older than 2.8, with pickled weights; {never}")
         if "constants.pkl" not in inner or not any(held.startswith("code/") for held in inner):
-            raise CheckpointError(f"{name} {refused}")
+            raise CheckpointError(f"{name} is pickled; {never}")
         code = b"\n".join(archive.read(held) for held in names if held.endswith(".py"))
     if re.search(rb"\b(save|from_file)\s*\(", code):
         raise CheckpointError(f"{name} reads or writes files when it runs; save a net that only computes")
