@@ -164,9 +164,8 @@ class _Exported(nn.Module):
             named = {given["name"]: _argument(given["arg"], values) for given in node["inputs"]}
             # aten names its arguments, Python's operators do not
             found = function(**named) if isinstance(function, torch._ops.OpOverload) else function(*named.values())
-            if len(node["outputs"]) == 1:
-                found = (found,)
-            for output, value in zip(node["outputs"], found, strict=True):
+            outputs = node["outputs"]  # none of an assertion
+            for output, value in zip(outputs, found if len(outputs) > 1 else [found] * len(outputs), strict=True):
                 _assign(output, value, values)
         return _argument(self._output, values)
 
@@ -338,7 +337,7 @@ def _side_file(path: Path) -> dict[str, Any]:
     if set(said) - _SIDE:
         raise CheckpointError(f"{side} holds {sorted(set(said) - _SIDE)}; a side file has only {sorted(_SIDE)}")
     well = isinstance(said.get("classes", []), list) and said.get("channels", 1) in (1, 3)
-    if not well or not re.fullmatch(r"\d+|\[\d+, \d+\]", str(said.get("size", 1))):
+    if not well or not re.fullmatch(r"\d+|\[\d+, \d+\]", json.dumps(said.get("size", 1))):
         raise CheckpointError(
             f'{side} is not as expected: {{"classes": ["male", "female"], "channels": 1, "size": [48, 48]}}'
         )
