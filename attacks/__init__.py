@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from attacks.apgd import apgd
 from attacks.ddn import ddn
 from attacks.deepfool import deepfool
 from attacks.dx import dx
@@ -16,8 +17,11 @@ from attacks.fgsm import fgsm
 from attacks.hopskipjump import hopskipjump
 from attacks.jsma import jsma
 from attacks.pgd import pgd
+from attacks.robust import robust
+from attacks.square import square
 
 ATTACKS: dict[str, Callable[..., Tensor]] = {
+    "apgd": apgd,
     "ddn": ddn,
     "deepfool": deepfool,
     "dx": dx,
@@ -26,6 +30,8 @@ ATTACKS: dict[str, Callable[..., Tensor]] = {
     "hopskipjump": hopskipjump,
     "jsma": jsma,
     "pgd": pgd,
+    "robust": robust,
+    "square": square,
 }
 
 
