@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attacks.checks import check
+from attacks.checks import Finding, check
 from models import build
 from models.checkpoint import CARD, CheckpointError, load, read
 from models.faces import Faces
@@ -22,9 +22,12 @@ from models.images import encode_png
 from models.predict import predict
 from models.victim import load_victim, payload_name, restore
 from models.victim import read as read_victim
+from orchestrator.batch_attack import AttackConfig, attack, resume
+from orchestrator.console import Console
 from orchestrator.inputs import list_inputs
 from orchestrator.shards import Job, attack_shard
-from orchestrator.store import read_rows
+from orchestrator.store import read_json, read_rows
+from orchestrator.verify import verify
 
 CLASSES = ["male", "female"]
 SIDE = {"classes": CLASSES, "channels": 1, "size": [48, 48]}
@@ -132,6 +135,30 @@ def test_a_shard_is_attacked_through_a_file(
         assert row["net_sha256"] == card.sha256
         assert predict(victim, card, tmp_path / "out" / row["modified"]["path"]).label == row["target"]
         assert predict(victim, card, tmp_path / "out" / row["original"]["path"]).label == row["label"]
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_run_attacks_a_file_verifies_and_records_what_the_checks_found(
+    net: nn.Module,
+    images: Tensor,
+    face_folder: Path,
+    tmp_path: Path,
+    console: Console,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    soft = nn.Sequential(net, nn.Softmax(dim=1)).eval()
+    path = write_side(exported(soft, tmp_path / "net.pt2", images[:2]))
+    result = attack(AttackConfig(paths=[str(face_folder)], model=str(path)), tmp_path / "out", console)
+    assert result["counts"]["fooled"] >= 8
+    assert sorted(held.name for held in (tmp_path / "out" / "model").iterdir()) == ["model.json", "model.pt2"]
+    (finding,) = read_json(tmp_path / "out" / "attack.json")["findings"]
+    assert finding["name"] == "probabilities"
+    assert f"warning: the net may not be fit to be attacked: {Finding(**finding)}" in capsys.readouterr().out
+    checked = verify(tmp_path / "out", console)
+    assert checked["success"]
+    assert checked["still_fools"] == result["counts"]["fooled"]
+    (tmp_path / "out" / "images" / "part-00000.parquet").unlink()
+    assert resume(tmp_path / "out", console)["counts"] == result["counts"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
