@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from attacks.query import FLOOR, Ledger, Look, Query, Score, margin, validate
 from attacks.slots import Room, search
 
-REACH = 64  # how many times a linear step's length rounding may ask for; one grey level may be much for a tiny step
+REACH = 64  # how many times a linear step's length rounding may ask for
 
 
 def deepfool(
@@ -162,22 +162,19 @@ class BorderWalk:
         begins, gap = step == 0, torch.where(gap < 0, gap, self.floor - self.query.ahead)
         at = torch.where(begins.unsqueeze(1), 0.0, self.at)
         self.depth = torch.where(begins, gap, self.depth)
-        moving = ((slope > 0) & (at < room.high)) | ((slope < 0) & (at > room.low))
-        along = self.along(slope) * moving
-        whole = (gap / (slope * along).sum(dim=1).clamp(min=1e-30)).clamp(0, 1e6).unsqueeze(1) * along
+        along = self.along(slope)
+        whole = (gap / (slope * along).sum(dim=1).clamp(min=1e-30)).clamp(0, 1e12).unsqueeze(1) * along
         wanted = gap + self.overshoot * self.depth
 
         def enough(share: Tensor) -> Tensor:
             moved = room.inside(at + share.unsqueeze(1) * whole).round()
             return (slope * (moved - change)).sum(dim=1) >= wanted
 
-        low, high = torch.zeros_like(gap), torch.full_like(gap, REACH)
-        reached = enough(high)
+        # However short the linear step, a grey level is within reach.
+        low, high = torch.zeros_like(gap), REACH + 1 / whole.abs().amax(dim=1).clamp(min=1e-12)
         for _ in range(18):
             middle = (low + high) / 2
             crossed = enough(middle)
             low, high = torch.where(crossed, low, middle), torch.where(crossed, middle, high)
-        # Where not even saturated pixels cross the linear border, it is the plain step that is taken.
-        share = torch.where(reached, high, 1 + self.overshoot)
-        self.at = room.inside(at + share.unsqueeze(1) * whole)
+        self.at = room.inside(at + high.unsqueeze(1) * whole)
         return gap < 0

@@ -129,8 +129,7 @@ def best_pair(gain: Tensor, loss: Tensor, open_: Tensor) -> tuple[Tensor, Tensor
     for start in range(0, most, BLOCK):
         gains, losses = (values[:, start : start + BLOCK, None] + values[:, None] for values in (gain, loss))
         first, last = torch.arange(start, start + gains.shape[1]).unsqueeze(1), torch.arange(most)
-        valid = (gains > 0) & (losses > 0) & (first < last)
-        product, place = torch.where(valid, gains * losses, 0.0).flatten(1).max(dim=1)
+        product, place = torch.where((gains > 0) & (first < last), gains * losses, 0.0).flatten(1).max(dim=1)
         better = product > largest
         found = torch.stack([start + place // most, place % most], dim=1)
         largest, pair = torch.where(better, product, largest), torch.where(better.unsqueeze(1), found, pair)

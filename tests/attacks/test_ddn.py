@@ -6,18 +6,21 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attacks.ddn import ddn
+from attacks.ddn import SphereWalk, ddn
 from attacks.deepfool import deepfool
 from attacks.lattice import on_grid, to_levels
 from attacks.norms import find_norm
 from attacks.query import FLOOR, Ledger
+from attacks.slots import Room
 
 
 def shortest(weight: Tensor, gap: float, start: Tensor) -> float:
     """L2 in grey levels of the first round(s * weight) in the box that gains `gap`, s rising by small steps."""
     scale = torch.arange(0, 25, 0.001).view(-1, 1) / weight.abs().max()
     change = torch.minimum(torch.maximum((scale * weight).round(), -start), 255 - start)
-    first = int(((change @ weight) / 255 > gap).float().argmax())
+    enough = (change @ weight) / 255 > gap
+    assert enough.any()
+    first = int(enough.float().argmax())
     return float(change[first].norm())
 
 
@@ -94,6 +97,19 @@ def test_the_sphere_grows_until_it_reaches_the_border(helpers: Any) -> None:
     assert helpers.predicted(net, short).item() == 0, "0.1 * 1.05 ** 10 is less than the border's distance"
     assert find_norm("l2")(short - inputs).item() == pytest.approx(0.1 * 1.05**9, rel=0.15)
     assert helpers.predicted(net, long).item() == 1
+
+
+def test_steps_shorten_along_a_cosine() -> None:
+    room = Room(torch.full((1, 2), -1e4), torch.full((1, 2), 1e4))
+    walk = SphereWalk(1, torch.Size([2]), steps=100, radius=100.0, gamma=0.05)
+    turned = []
+    for step in (1, 50, 100):
+        walk.at, walk.r = torch.tensor([[100.0, 0.0]]), torch.tensor([100.0])
+        state = torch.tensor([1.0]), torch.tensor([[0.0, 7.0]]), torch.tensor([step]), torch.tensor([torch.inf])
+        walk.learn(room, walk.propose(room), *state)
+        assert walk.at.norm().item() == pytest.approx(105.0)
+        turned.append(float(walk.at[0, 1] / walk.at[0, 0] * 100 / 255))
+    assert turned == pytest.approx([1.0, 0.505, 0.01], abs=1e-3)
 
 
 def test_impossible_knobs_are_refused(helpers: Any) -> None:

@@ -53,10 +53,12 @@ def grey() -> tuple[Tensor, Tensor]:
 
 def shortest(weight: Tensor, gap: float, start: Tensor, norm: str) -> float:
     """The smallest size in grey levels of a change in the box that gains `gap`: the closed form's scale, by scan."""
-    scale = torch.arange(0, 25, 0.001 if norm == "l2" else 1).view(-1, 1)
+    scale = torch.arange(0, 60, 0.002 if norm == "l2" else 1).view(-1, 1)
     way = weight / weight.abs().max() if norm == "l2" else weight.sign()
     change = torch.minimum(torch.maximum((scale * way).round(), -start), 255 - start)
-    first = int(((change @ weight) / 255 > gap).float().argmax())
+    enough = (change @ weight) / 255 > gap
+    assert enough.any()
+    first = int(enough.float().argmax())
     return float(find_norm(norm)(change[first].view(1, 1, 1, -1)))
 
 
@@ -81,7 +83,9 @@ def test_it_costs_no_more_than_the_overshoot_on_a_linear_net(norm: str, helpers:
 def test_it_takes_the_nearest_border_not_the_likeliest_class(
     norm: str, planes: Planes, grey: tuple[Tensor, Tensor], helpers: Any
 ) -> None:
-    near, far = deepfool(planes, *grey, norm=norm), deepfool(planes, *grey, norm=norm, classes=1)
+    ledger = Ledger.empty(1)
+    near, far = deepfool(planes, *grey, norm=norm, ledger=ledger), deepfool(planes, *grey, norm=norm, classes=1)
+    assert ledger.gradients.item() == 4, "two borders, seen before and after the one step"
     assert helpers.predicted(planes, near).item() == 2
     assert helpers.predicted(planes, far).item() == 1
     size, gap = find_norm(norm)(near - grey[0]).item() * 255, -planes(grey[0])[0, 2].item() + FLOOR
@@ -95,7 +99,20 @@ def test_the_nearest_border_is_that_within_the_mask(planes: Planes, grey: tuple[
     with torch.no_grad():
         planes.weights[1, 72:] *= 0.01
     assert helpers.predicted(planes, deepfool(planes, *grey)).item() == 2
-    assert helpers.predicted(planes, deepfool(planes, *grey, mask=mask)).item() == 1
+    modified = deepfool(planes, *grey, mask=mask)
+    assert helpers.predicted(planes, modified).item() == 1
+    within = planes.weights[0].detach() * mask.flatten()
+    gap = -planes(grey[0])[0, 1].item() + FLOOR
+    size = find_norm("l2")(modified - grey[0]).item() * 255
+    assert size <= 1.005 * shortest(within, (1 + OVERSHOOT) * gap, to_levels(grey[0]).flatten(), "l2")
+
+
+def test_which_border_is_the_nearest_depends_on_the_norm(grey: tuple[Tensor, Tensor], helpers: Any) -> None:
+    weights = torch.full((2, 144), 0.5)
+    weights[1] = torch.eye(144)[70] * 10
+    net = Planes(weights, torch.tensor([1.0, 1.1]))  # 1/72 against 1.1/10 in Linf, 1/6 against 1.1/10 in L2
+    assert helpers.predicted(net, deepfool(net, *grey, norm="linf")).item() == 1
+    assert helpers.predicted(net, deepfool(net, *grey, norm="l2")).item() == 2
 
 
 def test_each_border_costs_a_gradient(helpers: Any) -> None:
@@ -117,6 +134,39 @@ def test_the_overshoot_is_a_share_of_each_images_own_gap(helpers: Any) -> None:
         gap, margin = (net(images).diff(dim=1).flatten().abs() for images in (inputs, modified))
     assert (margin >= 0.5 * gap).all()
     assert (margin <= 0.5 * gap + 0.05).all()
+
+
+def test_the_overshoot_counts_from_the_first_gap_at_later_steps_too(grey: tuple[Tensor, Tensor]) -> None:
+    weight = 0.2 * torch.randn(144, generator=torch.Generator().manual_seed(0))
+    weight -= weight.mean()  # 0 for an even grey
+
+    class Bent(nn.Module):
+        """Its slope falls on the way to the border, so the first step ends before it."""
+
+        def forward(self, images: Tensor) -> Tensor:
+            z = 3 * (1 - torch.exp(images.flatten(1) @ weight)) - 1
+            return torch.stack([-z / 2, z / 2], dim=1)
+
+    ledger = Ledger.empty(1)
+    modified = deepfool(Bent(), *grey, overshoot=0.1, ledger=ledger)
+    assert ledger.gradients.item() == 3
+    assert 0.07 < Bent()(modified).diff().item() < 0.15
+
+
+def test_the_last_grey_level_is_found_however_short_the_step_to_it(helpers: Any) -> None:
+    """One level of all values at once, far more than the linear model asks for, is what rounding leaves to choose."""
+
+    class Even(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            z = images.flatten(1).mean(dim=1) * 255 - threshold
+            return torch.stack([-z / 2, z / 2], dim=1)
+
+    inputs, labels = torch.full((1, 1, 9, 9), 100 / 255), torch.zeros(1, dtype=torch.int64)
+    for threshold in (100.0, 100.5, 101.0, 101.0001, 103.0001):
+        for norm in ("l2", "linf"):
+            modified = deepfool(Even(), inputs, labels, norm=norm, overshoot=0.0)
+            assert helpers.predicted(Even(), modified).item() == 1
+            assert find_norm("linf")(modified - inputs).item() * 255 <= threshold - 100 + 1.01
 
 
 def test_it_goes_on_over_a_curved_border_and_looks_at_saved_images_only(helpers: Any) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attacks.hopskipjump import hopskipjump
+from attacks.hopskipjump import Border, hopskipjump
 from attacks.lattice import on_grid
 from attacks.norms import find_norm
 from attacks.query import Ledger
@@ -77,22 +77,42 @@ def test_the_budget_is_kept_however_small(helpers: Any) -> None:
 
 
 def test_it_starts_from_what_it_is_given_where_random_images_do_not_fool() -> None:
-    class OnlyNear(nn.Module):
-        """Class 1 is a ball around one image."""
+    place = torch.arange(100)
+    normal, aside = (1 - 2 * (place // 10 % 2 ^ place % 2)) / 10, (1 - 2 * (place // 50)) / 10
+    assert normal @ aside == 0
+
+    class Slab(nn.Module):
+        """Class 1 lies between two close planes, 2.0 and 2.4 from grey: too far for noise, too thin for a long jump."""
 
         def forward(self, images: Tensor) -> Tensor:
-            inside = 2.0 - (images - there).flatten(1).norm(dim=1)
+            inside = 0.2 - ((images.flatten(1) - 0.5) @ normal - 2.2).abs()
             return torch.stack([-inside, inside], dim=1)
 
-    there = torch.zeros(1, 1, 9, 9)
-    there[..., ::2] = 1.0
-    inputs, labels = torch.full((2, 1, 9, 9), 128 / 255), torch.zeros(2, dtype=torch.int64)
-    assert torch.equal(hopskipjump(OnlyNear(), inputs, labels), inputs)
-    starts = torch.cat([there, torch.zeros_like(there)])
-    modified = hopskipjump(OnlyNear(), inputs, labels, starts=starts)
-    distance = (inputs[0] - there).norm() - 2.0
-    assert distance <= (modified[0] - inputs[0]).norm() <= 1.02 * distance
-    assert torch.equal(modified[1], inputs[1])
+    inputs, labels = torch.full((2, 1, 10, 10), 128 / 255), torch.zeros(2, dtype=torch.int64)
+    assert torch.equal(hopskipjump(Slab(), inputs, labels), inputs)
+    starts = inputs.clone()
+    starts[0] += (2.2 * normal + 1.2 * aside).view(1, 10, 10)
+    modified = hopskipjump(Slab(), inputs, labels, starts=starts, queries=2000)
+    assert 1.98 < (modified[0] - inputs[0]).norm() < 2.12  # 2.28 on the way from the start
+    assert torch.equal(modified[1], inputs[1]), "its start does not fool, nor does any random one"
+
+
+def test_the_normal_is_found_where_most_neighbours_lie_on_one_side_and_against_the_box() -> None:
+    black = torch.zeros(144)
+    border = Border(black, torch.ones(144), torch.Size([1, 12, 12]), seed=0, queries=5000, start=None)
+    weight = torch.randn(144, generator=torch.Generator().manual_seed(0))
+    asking, answer = border._normal(black, turn=100), None
+    fooled = []
+    try:
+        while True:
+            points = next(asking) if answer is None else asking.send(answer)
+            answer = points @ weight > -5
+            fooled.append(answer)
+    except StopIteration as end:
+        normal = end.value
+    share = torch.cat(fooled).float().mean()
+    assert 0.65 < share < 0.9
+    assert normal @ weight / weight.norm() > 0.8
 
 
 def test_another_seed_searches_elsewhere(near: tuple[nn.Module, Tensor, Tensor, Tensor]) -> None:

@@ -55,9 +55,10 @@ def test_the_pair_is_the_best_of_all_pairs(leaning: float) -> None:
             assert i == 3 or set(pair[i].tolist()) == expected
 
 
-def test_the_pair_is_found_where_no_value_can_be_left_out() -> None:
+@pytest.mark.parametrize("supply", [1.2, 0.1])
+def test_the_pair_is_found_where_no_value_can_be_left_out(supply: float) -> None:
     gain = torch.linspace(-1, 1, 150)[torch.randperm(150, generator=torch.Generator().manual_seed(0))]
-    loss = 1.2 - gain - 0.2 * gain.square()  # a front that bulges: no value beats another in both
+    loss = supply - gain - 0.2 * gain.square()  # a front that bulges: no value beats another in both
     pair, found = best_pair(gain[None], loss[None], torch.ones(1, 150, dtype=torch.bool))
     assert bool(found)
     expected, _ = slow_pair(gain, loss, torch.ones(150, dtype=torch.bool))
