@@ -63,7 +63,7 @@ def square(
                 return from_levels(result)
             changes = torch.zeros(batch, *inputs.shape[1:])
             for slot, search in enumerate(searches):
-                changes[slot] = search.propose().clamp(search.low, search.high)
+                changes[slot] = search.propose()
             changes = budget.finish(changes.flatten(1), eps * LEVELS).view_as(changes)[: len(searches)]
             rows = torch.tensor([search.row for search in searches])
             margins = query.margins(from_levels(home[rows] + changes), rows).tolist()
@@ -101,7 +101,7 @@ class Search:
         self.height, self.width = int(rows.max()) + 1 - self.top, int(columns.max()) + 1 - self.left
 
     def propose(self) -> Tensor:
-        """The next change (C, H, W) to look at; the caller brings it into the room and onto the lattice."""
+        """The next change (C, H, W) to look at, inside the room; the caller brings it onto the lattice."""
         self.tried = self.begin() if self.step == 0 else self.vary()
         return self.tried
 

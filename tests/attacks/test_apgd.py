@@ -6,12 +6,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attacks.apgd import apgd, checkpoints, log_odds
+from attacks.apgd import AutoWalk, apgd, checkpoints, log_odds
 from attacks.budget import find_budget
 from attacks.lattice import on_grid
 from attacks.norms import find_norm
 from attacks.pgd import pgd
 from attacks.query import FLOOR, Ledger, cross_entropy, margin
+from attacks.slots import Room
 
 
 class Sines(nn.Module):
@@ -113,6 +114,20 @@ def test_steps_are_halved_only_where_they_do_not_help(helpers: Any) -> None:
     modified = apgd(Ridge(), inputs, labels, eps=10 / 255, steps=40)
     assert helpers.predicted(Ridge(), modified) == 1
     assert (modified - inputs).flatten()[0] * 255 == pytest.approx(7)
+
+
+def test_a_walk_moves_as_the_paper_has_it() -> None:
+    """One value, budget 8: full steps of 16, a quarter of the last move kept, and back to the best at a checkpoint."""
+    walk = AutoWalk(1, torch.Size([1]), budget=find_budget("linf"), eps=8.0, steps=10, random_start=False, seed=0)
+    room = Room(torch.full((1, 1), -100.0), torch.full((1, 1), 100.0))
+    seen = []
+    for step, (gap, slope) in enumerate([(5.0, 1.0), (1.0, -1.0), (4.0, -1.0), (6.0, 1.0)]):
+        walk.learn(room, walk.propose(room), torch.tensor([gap]), torch.tensor([[slope]]), torch.tensor([step]),
+                   torch.tensor([torch.inf]))  # fmt: skip
+        seen.append((float(walk.at), float(walk.length)))
+    # 0 -> 8 (16, cut) -> 8 - 0.75 * 16 + 0.25 * 8 -> -2 - 0.75 * 6 - 0.25 * 10
+    # then the checkpoint at 3: back to 8, where the slope was -1, by 0.75 of half the length
+    assert seen == [(8, 16), (-2, 16), (-8, 16), (2, 8)]
 
 
 def test_the_checkpoints_are_those_of_the_paper() -> None:

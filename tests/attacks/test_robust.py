@@ -10,7 +10,7 @@ from attacks.apgd import apgd
 from attacks.lattice import on_grid
 from attacks.norms import find_norm
 from attacks.query import Ledger
-from attacks.robust import robust
+from attacks.robust import AIMS, _survey, robust
 from attacks.square import square
 
 
@@ -76,32 +76,40 @@ def test_looks_are_spent_as_documented(helpers: Any) -> None:
     assert (ledger.forwards[withstood] == 1 + 3 + 1 + 7).all()
 
 
-def test_with_more_classes_each_other_class_is_aimed_at(helpers: Any) -> None:
-    """Class 1 draws every slope but can never win; class 2 can, by another pixel that has the smaller slope."""
-
-    class Decoy(nn.Module):
+@pytest.mark.parametrize("classes", [1, 2, 3, 12])
+def test_each_other_class_is_aimed_at_where_there_are_more_than_two(classes: int, helpers: Any) -> None:
+    class Steep(nn.Module):
         def forward(self, images: Tensor) -> Tensor:
-            first, second = images[:, 0, 0, 0], images[:, 0, 0, 1]
-            decoy = -0.1 - torch.relu(0.5 - first) - torch.relu(0.5 - second)
-            chance = second - 0.53 - 3 * torch.relu(first - 0.49)
-            return torch.stack([torch.zeros_like(first), decoy, chance], dim=1)
+            return images.flatten(1)[:, :classes] - torch.tensor([9.0] + [10.0] * (classes - 1))
 
-    inputs, labels = torch.full((1, 1, 2, 2), 120 / 255), torch.zeros(1, dtype=torch.int64)
-    options: dict[str, Any] = {"eps": 20 / 255, "steps": 10}
-    modified, ledger = counted(Decoy(), inputs, labels, queries=1, **options)
-    assert helpers.predicted(Decoy(), modified) == 2
-    assert int(ledger.forwards) <= 4, "found by Square, not by an aim"
+    inputs = helpers.images(5, (1, 4, 4)) / 2
+    labels = torch.zeros(5, dtype=torch.int64)
+    modified, ledger = counted(Steep(), inputs, labels, steps=3, queries=2)
+    aims = {1: 1, 2: 1, 3: 2, 12: AIMS}[classes]
+    assert (ledger.gradients == (1 + 3) * (1 + aims)).all()
+    assert (ledger.forwards == 1 + 1 + aims + 1 + 1 + 2).all()
+    assert (modified != inputs).any()
+
+
+def test_the_likeliest_classes_are_aimed_at_first() -> None:
+    inputs = torch.tensor([[0.9, 0.1, 0.3, 0.2], [0.5, 0.6, 0.1, 0.2]]).view(2, 1, 2, 2)
+    aims, right = _survey(nn.Flatten(), inputs, torch.tensor([0, 0]), None, batch=2, ledger=Ledger.empty(2))
+    assert torch.stack([aim for aim in aims if aim is not None]).tolist() == [[2, 1], [3, 3], [1, 2]]
+    assert right.tolist() == [True, False]
 
 
 def test_a_target_is_reached_and_nothing_else_counts(helpers: Any) -> None:
     net, inputs = helpers.ConvNet(classes=4), helpers.images(24, (1, 12, 12))
     labels = helpers.predicted(net, inputs)
     targets = (labels + 2) % 4
-    modified = robust(net, inputs, labels, targets=targets, eps=6 / 255, steps=20, queries=20)
+    modified, ledger = counted(net, inputs, labels, targets=targets, eps=8 / 255, steps=20, queries=20)
     after = helpers.predicted(net, modified)
-    assert (after == targets).any()
-    plain = apgd(net, inputs, labels, targets=targets, eps=6 / 255, steps=20)
+    plain = apgd(net, inputs, labels, targets=targets, eps=8 / 255, steps=20)
+    assert (helpers.predicted(net, plain) == targets).any()
     assert ((after == targets) | (helpers.predicted(net, plain) != targets)).all()
+    astray = (after != targets) & (after != labels)
+    assert astray.any()
+    assert (ledger.gradients[astray] == 2 * (1 + 20)).all()
 
 
 def test_masks_of_one_and_of_each_image_are_kept(helpers: Any) -> None:

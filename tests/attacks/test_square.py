@@ -13,7 +13,7 @@ from attacks.masks import box
 from attacks.norms import find_norm
 from attacks.pgd import pgd
 from attacks.query import Ledger
-from attacks.square import L2Search, LinfSearch, square
+from attacks.square import L2Search, LinfSearch, Search, square
 
 
 class Halves(nn.Module):
@@ -120,6 +120,27 @@ def test_a_search_keeps_what_is_as_good_and_drops_what_is_worse() -> None:
     assert search.at is third
 
 
+def test_a_query_is_never_spent_on_the_present_change_again() -> None:
+    room = torch.full((1, 6, 6), 9.0)
+    search = LinfSearch(0, -room, room, 9.0, 1000, torch.Generator().manual_seed(0))
+    search.propose()
+    for found in range(0, -60, -1):
+        search.learn(float(found))
+        assert not torch.equal(search.propose(), search.at)
+
+
+@pytest.mark.parametrize("kind", [LinfSearch, L2Search])
+def test_windows_lie_in_the_smallest_box_around_the_mask(kind: type[Search]) -> None:
+    room = torch.zeros(1, 20, 20)
+    room[:, 11:17, 3:8] = 9
+    search = kind(0, -room, room, 9.0, 1000, torch.Generator().manual_seed(0))
+    places = set()
+    for _ in range(200):
+        _, rows, columns = search.window(3)
+        places.add((rows.start, rows.stop, columns.start, columns.stop))
+    assert places == {(top, top + 3, left, left + 3) for top in range(11, 15) for left in range(3, 6)}
+
+
 def test_windows_shrink_as_the_paper_has_it() -> None:
     room = torch.full((1, 40, 40), 9.0)
     search = LinfSearch(0, -room, room, 9.0, 10_000, torch.Generator().manual_seed(0))
@@ -133,9 +154,14 @@ def test_an_l2_step_moves_the_budget_and_neither_gains_nor_loses_any() -> None:
     room = torch.full((2, 20, 15), 100.0)
     search = L2Search(0, -room, room, 50.0, 100, torch.Generator().manual_seed(0))
     size = find_budget("l2").size
+    assert (search.propose() != 0).all()
+    emptied = 0
     for found in range(30):
-        assert size(search.propose().view(1, -1)) == pytest.approx(50, rel=1e-4)
         search.learn(float(found))
+        changed = search.propose()
+        assert size(changed.view(1, -1)) == pytest.approx(50, rel=1e-4)
+        emptied += int((changed == 0).any())
+    assert emptied > 10
 
 
 def test_a_budget_below_one_grey_level_costs_one_look(helpers: Any) -> None:
