@@ -111,12 +111,27 @@ def test_a_file_answers_as_the_net_that_was_saved(
     assert check(victim, images) == []
 
 
-def test_it_says_the_same_at_the_first_look_and_at_the_fifth(files: dict[str, Path], images: Tensor) -> None:
-    """TorchScript left to itself profiles its first looks and fuses the later ones."""
-    victim, _ = load_victim(files["scripted"])
+class Curves(nn.Module):
+    """Arithmetic that TorchScript's optimiser rearranges."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.last = nn.Conv2d(3, 16, 3, padding=1), nn.Linear(16, 5)
+
+    def forward(self, images: Tensor) -> Tensor:
+        found = self.conv(images)
+        found = torch.sigmoid(found) * found * torch.tanh(found + 1) / (1 + found * found)
+        return self.last((nn.functional.gelu(found) * found.exp()).mean(dim=[2, 3]))
+
+
+def test_it_says_the_same_at_the_first_look_and_at_the_fifth(tmp_path: Path) -> None:
+    """TorchScript left to itself profiles its first looks, and later gradients are rounded otherwise."""
+    torch.manual_seed(0)
+    path = write_side(scripted(Curves().eval(), tmp_path / "net.pt"), classes=list("abcde"), channels=3)
+    victim, images = load_victim(path)[0], torch.rand(32, 3, 48, 48)
     looks = []
     for _ in range(5):
-        point = images[:8].clone().requires_grad_(True)
+        point = images.clone().requires_grad_(True)
         logits = victim(point)
         looks.append(torch.cat([logits.flatten(), torch.autograd.grad(logits.sum(), point)[0].flatten()]))
     assert all(torch.equal(look, looks[0]) for look in looks)
@@ -229,6 +244,29 @@ def test_a_graph_of_many_operators_is_run_as_torch_would(build_net: Callable[[],
     victim, card = load_victim(exported(net, tmp_path / "net.pt2", images[:2]))
     assert (len(card.classes), card.channels, card.size) == (8, 3, (8, 8))
     assert torch.allclose(victim(images), net(images), atol=1e-6)
+
+
+class Viewed(nn.Module):
+    """Its `view` needs images row by row in memory, and an export at a fixed batch size holds that size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.last = nn.Conv2d(3, 4, 3, padding=1), nn.Linear(4 * 64, 5)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.last(self.conv(images).view(images.shape[0], -1))
+
+
+def test_a_batch_of_any_size_and_layout_is_brought_to_what_the_file_takes(tmp_path: Path) -> None:
+    net, images = Viewed().eval(), torch.rand(7, 3, 8, 8)
+    files = (
+        exported(net, tmp_path / "free.pt2", images[:2]),
+        exported(net, tmp_path / "fixed.pt2", images[:3], free=False),
+        write_side(scripted(net, tmp_path / "traced.pt", images[:2]), classes=list("abcde"), channels=3, size=8),
+    )
+    for path in files:
+        given = images.to(memory_format=torch.channels_last)
+        assert torch.allclose(load_victim(path)[0](given), net(images), atol=1e-6)
 
 
 def test_a_net_exported_in_training_mode_is_found_by_the_checks(trained: Path, images: Tensor, tmp_path: Path) -> None:
