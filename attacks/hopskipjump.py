@@ -111,7 +111,7 @@ class Border:
         """Returns the point (D,) in grey levels: the nearest that fools, or home."""
         yield from self._begin()
         far, turn = self.best, 0
-        while self.size < math.inf and self.left > 0:
+        while 0 < self.size < math.inf and self.left > 0:
             turn += 1
             at = yield from self._return(far)
             normal = yield from self._normal(at, turn)

@@ -164,7 +164,9 @@ def test_the_last_grey_level_is_found_however_short_the_step_to_it(helpers: Any)
     inputs, labels = torch.full((1, 1, 9, 9), 100 / 255), torch.zeros(1, dtype=torch.int64)
     for threshold in (100.0, 100.5, 101.0, 101.0001, 103.0001):
         for norm in ("l2", "linf"):
-            modified = deepfool(Even(), inputs, labels, norm=norm, overshoot=0.0)
+            ledger = Ledger.empty(1)
+            modified = deepfool(Even(), inputs, labels, norm=norm, overshoot=0.0, ledger=ledger)
+            assert ledger.gradients.item() == 2
             assert helpers.predicted(Even(), modified).item() == 1
             assert find_norm("linf")(modified - inputs).item() * 255 <= threshold - 100 + 1.01
 

@@ -130,6 +130,11 @@ def test_it_changes_nothing_off_the_mask_of_a_colour_image(helpers: Any) -> None
     assert (helpers.predicted(net, modified) != labels).all()
 
 
+def test_an_image_that_fools_as_it_is_ends_the_search(helpers: Any) -> None:
+    net, inputs = helpers.ConvNet(), helpers.images(2, (1, 9, 9))
+    assert torch.equal(hopskipjump(net, inputs, helpers.predicted(net, inputs), starts=inputs, confidence=-1e6), inputs)
+
+
 def test_impossible_knobs_are_refused(helpers: Any) -> None:
     net, inputs, labels = helpers.ConvNet(), helpers.images(1, (1, 9, 9)), torch.tensor([0])
     with pytest.raises(ValueError, match="queries must be at least 1, got 0"):
