@@ -98,8 +98,9 @@ def dx(
             inputs,
             mask,
             plan.walk(batch, inputs.shape[1:], looks),
-            steps=looks,
+            # In L2 the walk itself says when an image has had its looks: some do not count.
+            steps=PATIENCE * looks if norm == "l2" else looks,
             floor=FLOOR + confidence,
-            patience=PATIENCE,
+            patience=1 if norm == "l2" else PATIENCE,
             polish=plan.polish,
         )

@@ -15,6 +15,8 @@ RIDGE = 0.2  # how far the mixing leans to plain averaging, against noise
 FIRST = 1.02  # how far beyond the linear model's border the first look goes
 # The margin aimed at, as a share of the first gap, at the first and the last look: most looks must fool.
 AIM = (0.06, 0.008)
+# A look that fools by more than this share of the first gap, and this many steepest single levels, went too far.
+OVERSHOT, QUANTA = 0.5, 2
 SETTLED = 0.7  # share of the looks after which a radius moves but little
 
 
@@ -29,6 +31,7 @@ class L2Walk:
         self.steps, self.turn = steps, turn
         self.v, self.r, self.slope = torch.zeros(slots, values), torch.zeros(slots), torch.zeros(slots, values)
         self.depth, self.failures = torch.zeros(slots), torch.zeros(slots)  # the first gap; misses in a row
+        self.uncounted = torch.zeros(slots, dtype=torch.int64)
         self.seen, self.moved = torch.zeros(2, slots, MEMORY, values)
         self.products = torch.zeros(slots, MEMORY, MEMORY)
 
@@ -43,12 +46,20 @@ class L2Walk:
 
     def learn(self, room: Room, change: Tensor, gap: Tensor, slope: Tensor, step: Tensor, best: Tensor) -> Tensor:
         begins, found, fooled = step == 0, best < torch.inf, gap < 0
+        self.uncounted[begins] = 0
+        step = step - self.uncounted
         late = ((step - 1) / max(self.steps - 1, 1)).clamp(0, 1)
         self.depth = torch.where(begins, gap, self.depth)
         seen = unit(slope)
         mixed = self._mix(seen, step, self.turn[0] + (self.turn[1] - self.turn[0]) * late)
+        # What is seen far beyond the border says nothing of it: only the radius follows.
+        overshot = ~begins & (gap < -OVERSHOT * self.depth - QUANTA * slope.abs().amax(dim=1))
+        # Where the net is flat around the image, much is spent on finding the border, or on coming back to it. That
+        # does not count, or the image would leave with the first point that fools, far too large.
+        lost = ~begins & ~found & (self.failures > 0)
+        self.uncounted += overshot | lost
         # A look that shows no slope leaves the direction as it is.
-        flat = (seen == 0).all(dim=1) & ~begins
+        flat = ((seen == 0).all(dim=1) & ~begins) | overshot
         self.v = torch.where(flat.unsqueeze(1), self.v, torch.where(begins.unsqueeze(1), seen, mixed))
         # Only values with room left lengthen the change any further.
         moving = ((self.v > 0) & (change < room.high)) | ((self.v < 0) & (change > room.low))
@@ -61,13 +72,15 @@ class L2Walk:
         self.failures = torch.where(begins | fooled, 0.0, self.failures + 1)
         loose = (1 - (step - 1).clamp(min=0) / (SETTLED * self.steps)).clamp(min=0)
         shorter = torch.clamp(need, self.r * (0.985 - 0.3 * loose), self.r * 0.997)
+        secant = self.r * self.depth / (self.depth - gap).clamp(min=1e-12)
+        shorter = torch.where(overshot, torch.minimum(shorter, secant), shorter)
         longer = torch.clamp(need, self.r * 1.002, self.r * (1.01 + 0.3 * loose))
         # Ever faster, for one image that lags behind keeps a whole batch of places busy.
         pressed = self.failures.square()
         never = torch.clamp(need, self.r * (1 + 0.04 * pressed), self.r * (1.03 + 0.15 * pressed))
         r = torch.where(fooled, shorter, torch.where(found, longer, never))
         self.r = torch.where(begins, FIRST * need, r).nan_to_num(0.0, 1e4, 0.0).clamp(0, 1e4)
-        return torch.zeros_like(begins)
+        return found & (step + 1 >= self.steps)
 
     def _mix(self, seen: Tensor, step: Tensor, turn: Tensor) -> Tensor:
         """The next direction (B, D) from `seen` at the current one and the pairs before; `turn` (B,) is trust in it."""

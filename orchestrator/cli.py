@@ -19,7 +19,8 @@ EXAMPLES = {
 }
 
 
-ATTACK_OPTIONS = ("norm", "effort", "eps", "steps", "weight", "lr")
+ATTACK_OPTIONS = ("norm", "effort", "eps", "steps", "queries", "weight", "lr")
+MODEL = "a checkpoint, a sweep's folder (its best net), a torch.export or TorchScript file, a Hugging Face folder"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -130,7 +131,7 @@ def _data_options(made: argparse.ArgumentParser) -> None:
 def _attack_parser(made: argparse.ArgumentParser) -> None:
     _cluster_options(made, "runs/attack")
     made.add_argument("paths", nargs="*", metavar="PATH", help="images and folders of images")
-    made.add_argument("--model", metavar="DIR", help="a checkpoint, or a sweep's folder: its best net")
+    made.add_argument("--model", metavar="PATH", help=MODEL)
     made.add_argument("--resume", type=Path, metavar="DIR", help="go on with the stopped run in DIR")
     made.add_argument(
         "--labels", choices=("auto", "utkface", "folder", "none"), help="where true classes come from (auto)"
@@ -139,11 +140,13 @@ def _attack_parser(made: argparse.ArgumentParser) -> None:
     made.add_argument(
         "--attack",
         metavar="NAME",
-        help="dx: the smallest change; dx_penalty: loss + weight * norm, by Adam; fgsm, pgd: within a budget (dx)",
+        help="dx: the smallest change; dx_penalty: loss + weight * norm, by Adam; deepfool, ddn, jsma, hopskipjump: "
+        "other small changes; fgsm, pgd, apgd, square, robust: within a budget (dx)",
     )
     made.add_argument("--norm", help="what is kept small: l2, linf, l1, l0 (l2)")
     made.add_argument("--effort", help="of dx: fast, default or thorough")
-    made.add_argument("--eps", type=float, help="budget of fgsm and pgd, in [0, 1] pixel units: 0.0157 is 4/255")
+    made.add_argument("--eps", type=float, help="budget, in [0, 1] pixel units: 0.0157 is 4/255")
+    made.add_argument("--queries", type=_whole, help="of square, hopskipjump and robust, for each image")
     made.add_argument("--weight", type=float, help="of the norm in dx_penalty's loss")
     made.add_argument("--steps", type=_whole, help="gradient steps an image")
     made.add_argument("--lr", type=float, help="of dx_penalty's Adam")
@@ -158,7 +161,7 @@ def _attack_parser(made: argparse.ArgumentParser) -> None:
 def _predict_parser(made: argparse.ArgumentParser) -> None:
     _alone_options(made, "predictions.parquet")
     made.add_argument("images", nargs="+", metavar="IMAGE")
-    made.add_argument("--model", required=True, metavar="DIR", help="a checkpoint, or a sweep's folder: its best net")
+    made.add_argument("--model", required=True, metavar="PATH", help=MODEL)
     made.add_argument("--show", action="store_true", help="open each picture")
 
 
@@ -239,13 +242,13 @@ def _one_thread() -> None:
 
 
 def _predict(options: argparse.Namespace, console: Console) -> int:
-    from models.checkpoint import load
     from models.images import UnreadableImage
     from models.predict import predict
+    from models.victim import load_victim
     from orchestrator.report import open_picture
     from orchestrator.store import writable_folder, write_records
 
-    net, card = load(options.model)
+    net, card = load_victim(options.model)
     out = writable_folder(options.out, "the answers") if options.out else None
     _one_thread()
     found = []
