@@ -108,7 +108,7 @@ def _run(
     threads = config.cpus_per_trial or 1
     at_once = int(min(len(left), config.max_concurrent or len(left), max(1, cpus() // threads)))
     console.say(
-        f"sweep: {len(left)} of {len(todo)} nets to train, {at_once} at a time, {threads} threads each, "
+        f"sweep: {len(left)} of {len(todo)} nets to train, {at_once} at a time with {threads} CPU each, "
         f"on {cpus()} CPUs and {gpus():g} GPUs"
     )
     if left:

@@ -85,6 +85,8 @@ def show_table(rows: Sequence[Mapping[str, Any]], console: Console) -> None:
     several = any(len(group) > 1 for group in groups.values())
     lines = [(_rank(group), [*(group[0][n] for n in names), *_figures(group)]) for group in groups.values()]
     header = [*names, "parameters", "validation", "test", "seconds", "remark"]
+    if not any(line[-1] for _, line in lines):
+        header, lines = header[:-1], [(rank, line[:-1]) for rank, line in lines]
     title = "accuracy of each net" + (" (mean and standard deviation over seeds)" if several else "")
     console.table(title, header, [line for _, line in sorted(lines, key=lambda pair: -pair[0])])
 
