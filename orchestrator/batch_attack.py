@@ -62,6 +62,8 @@ def attack(config: AttackConfig, out: Path, console: Console, *, address: str | 
     inputs = list_inputs(config.paths, classes=card.classes, labels=config.labels)
     if config.name is not None and len(inputs) != 1:
         raise UserError(f"--name names the files of a single face, but {len(inputs):,} were given; leave it out")
+    if config.name is not None and (Path(config.name).name != config.name or not config.name.isprintable()):
+        raise UserError(f"--name '{config.name}' is no plain name; give one without slashes, such as curie_marie")
     if config.target is not None and config.target not in card.classes:
         raise UserError(f"the net knows no class '{config.target}'; its classes are: {', '.join(card.classes)}")
     out = writable_folder(out, "the attack's results")

@@ -56,6 +56,9 @@ def ray_session(address: str | None = None) -> Iterator[None]:
             _tighten_token()
         else:
             _must_answer(address)
+            if _token().exists():
+                # Ray does this by itself for the address "auto" alone; for others it would try for 20 s without.
+                os.environ.setdefault("RAY_AUTH_MODE", "token")
             try:
                 ray.init(
                     address=address,
@@ -89,9 +92,13 @@ def _must_answer(address: str, *, seconds: float = 3.0) -> None:
             raise _no_cluster(address, getattr(wrong, "strerror", None) or str(wrong)) from None
 
 
+def _token() -> Path:
+    return Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+
+
 def _tighten_token() -> None:
     """Ray writes its access token readable by everyone on the machine; make it the user's own."""
-    token = Path.home() / ".ray" / "auth_token"
+    token = _token()
     try:
         if stat.S_IMODE(token.stat().st_mode) & 0o077:
             token.chmod(0o600)

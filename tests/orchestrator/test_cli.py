@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import ray
 from PIL import Image
 
 from models.checkpoint import ModelCard, save
@@ -126,6 +127,7 @@ def test_each_mistake_gets_one_sentence(
     (tmp_path / "file").touch()
     (tmp_path / "net.pt").write_bytes(b"\x80\x02}")
     out = ["--out", tmp_path / "out"]
+    a_face = next(face_folder.rglob("*.png"))
     mistakes: list[tuple[Sequence[object], str]] = [
         (["attack", tmp_path / "nowhere", "--model", trained, *out], "nowhere' does not exist"),
         (["attack", tmp_path / "empty", "--model", trained, *out], "holds nothing"),
@@ -135,6 +137,7 @@ def test_each_mistake_gets_one_sentence(
         (["attack", face_folder, *out], "needs --model"),
         (["attack", face_folder, "--model", trained, "--out", tmp_path / "file" / "x"], "cannot be written to"),
         (["attack", face_folder, "--model", trained, "--name", "a_b", *out], "10 were given"),
+        (["attack", a_face, "--model", trained, "--name", "../a_b", *out], "no plain name"),
         (["attack", face_folder, "--model", trained, "--target", "cat", *out], "no class 'cat'"),
         (["attack", "--resume", tmp_path / "empty"], "holds no attack.json"),
         (["attack", face_folder, "--resume", tmp_path / "empty"], "leave these out"),
@@ -190,6 +193,18 @@ def test_an_address_where_no_ray_answers_is_said(trained: Path, face_folder: Pat
     assert ended.returncode == 1
     assert "no Ray cluster could be joined at '127.0.0.1:1'" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_running_cluster_is_joined_by_its_address(trained: Path, face_folder: Path, tmp_path: Path) -> None:
+    """The tests' own Ray is the cluster; the command is a process of its own that knows its address alone."""
+    address = ray.get_runtime_context().gcs_address
+    command = [sys.executable, "-m", "orchestrator.cli", "attack", face_folder, "--model", trained]
+    command += ["--out", tmp_path / "out", "--address", address]
+    ended = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=120, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert len(list(read_rows(tmp_path / "out", ["name"]))) == 10
+    assert ray.is_initialized()  # and the cluster runs on
 
 
 def test_ctrl_c_keeps_finished_shards_and_says_how_to_go_on(trained: Path, faces: object, tmp_path: Path) -> None:
