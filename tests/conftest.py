@@ -1,5 +1,6 @@
 """What many tests share: one local Ray, a small trained net, a folder of faces, and the real faces where they are."""
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +23,16 @@ SHARED_FACES = Path(__file__).resolve().parents[2] / "shared" / "faces"
 def _one_thread() -> None:
     """The nets here are small: several threads would mostly wait for each other, more so on a busy machine."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _ctrl_c_reaches_children() -> None:
+    """A shell starts its background jobs with SIGINT ignored, and every process below them inherits that.
+
+    A handler is not inherited: with one here, a command under test starts as from a terminal.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
