@@ -4,13 +4,12 @@ It starts with steps of twice the budget and halves them, at the paper's checkpo
 which then goes on from its best point. As in `pgd`, the net is shown only lattice points within the budget.
 """
 
-import hashlib
 from math import ceil
 
 import torch
 from torch import Tensor, nn
 
-from attacks.budget import Budget, find_budget
+from attacks.budget import Budget, find_budget, stream
 from attacks.query import FLOOR, Ledger, Query, Score, margin, validate
 from attacks.slots import Room, search
 
@@ -87,12 +86,6 @@ def checkpoints(steps: int) -> list[int]:
         found.append(ceil(share * steps / 100))
         before, share = share, share + max(share - before - 3, 6)
     return sorted(set(found))
-
-
-def stream(pixels: Tensor, salt: str) -> torch.Generator:
-    """Random numbers chosen by an image's own pixels and `salt`, not by its place among others."""
-    digest = hashlib.sha256(pixels.numpy().tobytes() + salt.encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
 
 
 class AutoWalk:

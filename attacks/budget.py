@@ -3,6 +3,7 @@
 Changes are float32 (B, D) in grey levels, one image a row; `eps` is in grey levels too.
 """
 
+import hashlib
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -89,3 +90,9 @@ def find_budget(norm: str) -> Budget:
     if norm not in BUDGETS:
         raise ValueError(f"unknown norm {norm!r}; known norms of a budget: {', '.join(BUDGETS)}")
     return BUDGETS[norm]
+
+
+def stream(pixels: Tensor, salt: str) -> torch.Generator:
+    """Random numbers chosen by an image's own pixels and `salt`, not by its place among others."""
+    digest = hashlib.sha256(pixels.numpy().tobytes() + salt.encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))

@@ -4,12 +4,10 @@ Momentum is that of MI-FGSM (https://arxiv.org/abs/1710.06081). The net is shown
 the state between the looks is not rounded, or steps below half a grey level would be lost.
 """
 
-import hashlib
-
 import torch
 from torch import Tensor, nn
 
-from attacks.budget import Budget, find_budget
+from attacks.budget import Budget, find_budget, stream
 from attacks.query import FLOOR, Ledger, Query, cross_entropy, validate
 from attacks.slots import Room, search
 
@@ -92,12 +90,7 @@ class ProjectedWalk:
         moved = at + self.length * self.budget.steepest(self.drift * open_)
         if self.seed is not None:
             for slot in begins.flatten().nonzero().flatten().tolist():
-                moved[slot] = self.eps * self._start(room.low[slot], room.high[slot])
+                uniform = torch.rand(room.low.shape[1], generator=stream(room.low[slot], str(self.seed)))
+                moved[slot] = self.eps * (uniform * 2 - 1)
         self.at = torch.minimum(torch.maximum(self.budget.project(moved, self.eps), room.low), room.high)
         return gap < 0
-
-    def _start(self, low: Tensor, high: Tensor) -> Tensor:
-        """A random change (D,) within +-1; the image's own pixels, not its place among others, choose it."""
-        digest = hashlib.sha256(low.numpy().tobytes() + high.numpy().tobytes() + str(self.seed).encode()).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
-        return torch.rand(low.shape, generator=generator) * 2 - 1

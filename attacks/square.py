@@ -11,8 +11,7 @@ from math import floor, sqrt
 import torch
 from torch import Tensor, nn
 
-from attacks.apgd import stream
-from attacks.budget import SLACK, find_budget
+from attacks.budget import SLACK, find_budget, stream
 from attacks.lattice import LEVELS, from_levels, to_levels
 from attacks.query import FLOOR, Ledger, Query, margin, validate
 
