@@ -21,7 +21,7 @@ from models.victim import payload_name, read, restore
 from orchestrator.console import Console
 from orchestrator.errors import Interrupted, UserError
 from orchestrator.inputs import Input, fingerprint, list_inputs
-from orchestrator.ray_session import cpus, ray_session
+from orchestrator.ray_session import connected, cpus
 from orchestrator.shards import Job, attack_shard
 from orchestrator.store import locked, read_json, read_rows, writable_folder, write_bytes, write_json
 
@@ -78,7 +78,7 @@ def attack(config: AttackConfig, out: Path, console: Console, *, address: str | 
         findings = _findings(net, card, inputs)
         for finding in findings:
             console.say(f"warning: the net may not be fit to be attacked: {finding}")
-        with ray_session(address):
+        with connected(address):
             record = {
                 "format": FORMAT,
                 "config": asdict(config),
@@ -119,7 +119,7 @@ def resume(out: Path, console: Console, *, address: str | None = None) -> dict[s
     if card.sha256 != record["net_sha256"]:
         raise UserError(f"the net in '{out / 'model'}' is not the one this run was started with; put it back")
     writable_folder(out, "the attack's results")
-    with locked(out), ray_session(address):
+    with locked(out), connected(address):
         return _run(record, inputs, out, console)
 
 

@@ -9,7 +9,7 @@ from models.images import encode_png
 from orchestrator.batch_attack import AttackConfig, attack
 from orchestrator.console import Console
 from orchestrator.errors import UserError
-from orchestrator.ray_session import ray_session
+from orchestrator.ray_session import connected
 from orchestrator.report import contact_sheet, show_attack, show_verified
 from orchestrator.store import writable_folder, write_bytes
 from orchestrator.sweep import SweepConfig, sweep
@@ -31,7 +31,7 @@ def demo(out: Path, console: Console, *, seed: int = 0, address: str | None = No
     if any(out.iterdir()):
         raise UserError(f"'{out}' is not empty; choose another folder with --out, or delete it to see the demo again")
     started = time.perf_counter()
-    with ray_session(address):
+    with connected(address):
         console.say(f"1. faces: {FACES:,} of them, drawn, not photographs; the two classes are a convention")
         faces = read(f"synthetic:{FACES}", seed=seed)
         console.say(faces.summary())

@@ -30,7 +30,7 @@ _QUIET = {
 
 
 @contextmanager
-def ray_session(address: str | None = None) -> Iterator[None]:
+def connected(address: str | None = None) -> Iterator[None]:
     """A connection to the Ray cluster at `address`, or a Ray of this machine's own that ends with the block.
 
     A Ray that this process is already connected to is used and left as it is (a session of tests shares one).

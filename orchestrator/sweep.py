@@ -15,7 +15,7 @@ from orchestrator.cell import RESULT, train_cell
 from orchestrator.console import Bar, Console
 from orchestrator.errors import Interrupted, UserError
 from orchestrator.grid import cells, varied
-from orchestrator.ray_session import cpus, gpus, ray_session
+from orchestrator.ray_session import connected, cpus, gpus
 from orchestrator.store import locked, read_json, replace_folder, writable_folder, write_json
 from orchestrator.trials import best_of, trial_row, write_tables
 
@@ -70,7 +70,7 @@ def sweep(
     with locked(out):
         if (out / CONFIG).exists():
             raise UserError(f"'{out}' already holds a sweep; choose another --out, or go on with it: {_resume(out)}")
-        with ray_session(address):
+        with connected(address):
             if config.gpus_per_trial is None:
                 config.gpus_per_trial = float(gpus() > 0)
             if config.cpus_per_trial is None:
@@ -96,7 +96,7 @@ def resume(out: Path, console: Console, *, address: str | None = None, faces: Fa
     data = _arrays(faces or _read(config, console))
     if data["sha256"] != record["data_sha256"]:
         raise UserError(f"'{config.data}' holds other faces than when '{out}' was started; put them back")
-    with locked(writable_folder(out, "the sweep's results")), ray_session(address):
+    with locked(writable_folder(out, "the sweep's results")), connected(address):
         return _run(config, record["cells"], data, out, console)
 
 

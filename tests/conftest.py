@@ -13,7 +13,7 @@ from models.faces import Faces
 from models.images import encode_png
 from models.train import evaluate, fit
 from orchestrator.console import Console
-from orchestrator.ray_session import ray_session
+from orchestrator.ray_session import connected
 
 # Beside the checkout where it exists: real faces never enter the repository.
 SHARED_FACES = Path(__file__).resolve().parents[2] / "shared" / "faces"
@@ -38,7 +38,7 @@ def _ctrl_c_reaches_children() -> None:
 @pytest.fixture(scope="session")
 def local_ray() -> Iterator[None]:
     """One Ray for all the tests that need it; commands under test find it and leave it running."""
-    with ray_session():
+    with connected():
         yield
 
 

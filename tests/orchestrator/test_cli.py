@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-import ray
 from PIL import Image
 
 from models.checkpoint import ModelCard, save
@@ -198,6 +197,7 @@ def test_an_address_where_no_ray_answers_is_said(trained: Path, face_folder: Pat
 @pytest.mark.usefixtures("local_ray")
 def test_a_running_cluster_is_joined_by_its_address(trained: Path, face_folder: Path, tmp_path: Path) -> None:
     """The tests' own Ray is the cluster; the command is a process of its own that knows its address alone."""
+    ray = sys.modules["ray"]  # the fixture has loaded it
     address = ray.get_runtime_context().gcs_address
     command = [sys.executable, "-m", "orchestrator.cli", "attack", face_folder, "--model", trained]
     command += ["--out", tmp_path / "out", "--address", address]
