@@ -29,8 +29,8 @@ class Normalise(nn.Module):
 class Dropout(nn.Module):
     """Drops a `share` of values, in [0, 1), while training, and scales the rest so that the mean stays.
 
-    On a CPU torch draws a random number for each value, one after the other: at 48x48 that takes as long as the
-    convolution before it. Here one draw of 64 bits serves four values, so `share` is exact to 1/65,536.
+    On a CPU torch draws a random number for each value, one after the other: at 48x48 that takes longer than
+    the convolution before it. Here one draw of 64 bits serves four values, so `share` is exact to 1/65,536.
     """
 
     def __init__(self, share: float) -> None:
