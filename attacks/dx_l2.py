@@ -72,7 +72,8 @@ class L2Walk:
         self.failures = torch.where(begins | fooled, 0.0, self.failures + 1)
         loose = (1 - (step - 1).clamp(min=0) / (SETTLED * self.steps)).clamp(min=0)
         shorter = torch.clamp(need, self.r * (0.985 - 0.3 * loose), self.r * 0.997)
-        secant = self.r * self.depth / (self.depth - gap).clamp(min=1e-12)
+        # Not below half: where the margin curves upwards the secant falls far short of the border.
+        secant = self.r * (self.depth / (self.depth - gap).clamp(min=1e-12)).clamp(min=0.5)
         shorter = torch.where(overshot, torch.minimum(shorter, secant), shorter)
         longer = torch.clamp(need, self.r * 1.002, self.r * (1.01 + 0.3 * loose))
         # Ever faster, for one image that lags behind keeps a whole batch of places busy.

@@ -124,3 +124,22 @@ def test_the_ledger_counts_the_steps(helpers: Any) -> None:
 def test_an_unknown_norm_lists_the_known_ones(helpers: Any) -> None:
     with pytest.raises(ValueError, match="unknown norm 'l3'"):
         dx(helpers.ConvNet(), helpers.images(1, (1, 9, 9)), torch.tensor([0]), norm="l3")
+
+
+class FlatAtFirst(torch.nn.Module):
+    """Margin 4 t^3 + 0.02 t - 1 at a distance t along one direction from grey: nearly flat there, steep at the border.
+
+    The linear model at the image puts the border 80 times too far away; it lies at t = 0.627.
+    """
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        t = (images - 128 / 255).flatten(1).mean(dim=1) * images[0].numel() ** 0.5
+        return torch.stack([torch.zeros_like(t), 4 * t**3 + 0.02 * t - 1], dim=1)
+
+
+def test_a_net_that_is_flat_at_the_image_does_not_send_the_search_astray() -> None:
+    """What is spent on coming back to the border does not count as a look, so the change still becomes small."""
+    image = torch.full((1, 1, 12, 12), 128 / 255)
+    found = dx(FlatAtFirst(), image, torch.zeros(1, dtype=torch.int64))
+    assert FlatAtFirst()(found).argmax(dim=1).item() == 1
+    assert float((found - image).norm()) < 1.1 * 0.627
