@@ -1,7 +1,7 @@
 """The meta-parameter grid: lists of values to cells, each the keyword arguments of one training."""
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any
 
@@ -24,8 +24,11 @@ DEFAULTS: dict[str, list[Any]] = {
 }
 
 
-def cells(grid: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
-    """Every combination of the grid's values, in order, over `DEFAULTS` for what it leaves out.
+Grid = Mapping[str, Sequence[Any]]
+
+
+def cells(grid: Grid | Sequence[Grid]) -> list[dict[str, Any]]:
+    """Every combination of a grid's values, in order, over `DEFAULTS` for what it leaves out; of several, the union.
 
     A parameter that a net does not have (`out_channels` of a ConvNet) is left out of its cells; cells that are then
     alike are one.
@@ -33,6 +36,15 @@ def cells(grid: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
     Raises:
         UserError: an unknown parameter or net, or a parameter without a value.
     """
+    found: list[dict[str, Any]] = []
+    for part in [grid] if isinstance(grid, Mapping) else grid:
+        for cell in _product(part):
+            if cell not in found:
+                found.append(cell)
+    return found
+
+
+def _product(grid: Grid) -> Iterator[dict[str, Any]]:
     for name, values in grid.items():
         if name not in PARAMETERS:
             raise UserError(f"the grid has no parameter '{name}'; known are: {', '.join(PARAMETERS)}")
@@ -42,14 +54,10 @@ def cells(grid: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
     for net in whole["net"]:
         if net not in MODELS:
             raise UserError(f"no net is called '{net}'; known are: {', '.join(MODELS)}")
-    found: list[dict[str, Any]] = []
     for values in product(*whole.values()):
         cell = dict(zip(whole, values, strict=True))
         has = inspect.signature(MODELS[cell["net"]]).parameters
-        cell = {name: cell[name] for name in PARAMETERS if name in cell and (name not in NET_PARAMETERS or name in has)}
-        if cell not in found:
-            found.append(cell)
-    return found
+        yield {name: cell[name] for name in PARAMETERS if name in cell and (name not in NET_PARAMETERS or name in has)}
 
 
 def varied(cells: Sequence[Mapping[str, Any]]) -> list[str]:

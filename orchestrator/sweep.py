@@ -14,7 +14,7 @@ from models.faces import Faces, read
 from orchestrator.cell import RESULT, train_cell
 from orchestrator.console import Bar, Console
 from orchestrator.errors import Interrupted, UserError
-from orchestrator.grid import cells, varied
+from orchestrator.grid import Grid, cells, varied
 from orchestrator.ray_session import connected, cpus, gpus
 from orchestrator.store import locked, read_json, replace_folder, writable_folder, write_json
 from orchestrator.trials import best_of, trial_row, write_tables
@@ -30,7 +30,7 @@ class SweepConfig:
 
     Attributes:
         data, size, classes, label, data_seed: as `models.faces.read` takes them.
-        grid: parameter -> its values, see `grid.cells`.
+        grid: parameter -> its values, or several such grids, whose union is trained; see `grid.cells`.
         cpus_per_trial: threads of each training; None: the CPUs shared out among the trainings that run at a time.
         gpus_per_trial: share of a GPU; None: one where there is one.
         max_concurrent: trainings at a time; None: as many as fit.
@@ -42,7 +42,7 @@ class SweepConfig:
     classes: list[str] | None = None
     label: str | None = None
     data_seed: int = 0
-    grid: dict[str, list[Any]] = field(default_factory=dict)
+    grid: Grid | Sequence[Grid] = field(default_factory=dict)
     cpus_per_trial: int | None = None
     gpus_per_trial: float | None = None
     max_concurrent: int | None = None

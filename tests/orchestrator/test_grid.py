@@ -3,7 +3,7 @@
 import pytest
 
 from orchestrator.errors import UserError
-from orchestrator.grid import cells, varied
+from orchestrator.grid import Grid, cells, varied
 
 
 def test_every_combination_comes_once() -> None:
@@ -20,6 +20,12 @@ def test_a_parameter_that_a_net_lacks_makes_no_cells_of_it() -> None:
         ("densenet", 32),
         ("convnet", None),
     ]
+
+
+def test_a_union_holds_the_cells_of_each_grid_in_order_and_none_twice() -> None:
+    one: Grid = {"net": ["convnet"], "filters": [4, 8], "dropout": [0.5]}
+    two: Grid = {"net": ["convnet"], "filters": [8, 16], "dropout": [0.5]}
+    assert [cell["filters"] for cell in cells([one, two])] == [4, 8, 16]
 
 
 def test_what_differs_is_what_a_table_shows() -> None:
