@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from models.layers import Normalise, check_grid, convolution, head
+from models.layers import Halve, Normalise, check_grid, convolution, head
 
 
 class ConvNet(nn.Module):
@@ -43,7 +43,7 @@ class ConvNet(nn.Module):
             for conv in range(convs):
                 inputs = channels if block == conv == 0 else filters
                 layers.append(convolution(inputs, filters, 3, batch_norm=batch_norm, dropout=dropout))
-            layers.append(nn.MaxPool2d(2))
+            layers.append(Halve())
         self.blocks = nn.Sequential(*layers)
         self.head = head(filters * height * width, classes)
 

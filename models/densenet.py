@@ -1,9 +1,8 @@
 """DenseNet (Huang et al. 2016, https://arxiv.org/abs/1608.06993) in the small form of the course."""
 
-import torch
 from torch import Tensor, nn
 
-from models.layers import Normalise, check_grid, convolution, head
+from models.layers import Halve, Normalise, check_grid, convolution, head
 
 
 class DenseBlock(nn.Module):
@@ -17,15 +16,19 @@ class DenseBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.convs = nn.ModuleList(
-            convolution(inputs + i * filters, filters, 3, batch_norm=batch_norm, dropout=dropout) for i in range(convs)
+            convolution(inputs + i * filters, filters, 3, batch_norm=batch_norm, dropout=dropout, joined=True)
+            for i in range(convs)
         )
-        self.pool = nn.MaxPool2d(2)
-        self.squeeze = convolution(inputs + convs * filters, out_channels, 1, batch_norm=batch_norm, dropout=dropout)
+        self.pool = Halve()
+        self.squeeze = convolution(
+            inputs + convs * filters, out_channels, 1, batch_norm=batch_norm, dropout=dropout, joined=True
+        )
 
     def forward(self, features: Tensor) -> Tensor:
+        found = [features]
         for conv in self.convs:
-            features = torch.cat([features, conv(features)], dim=1)
-        return self.squeeze(self.pool(features))
+            found.append(conv(*found))
+        return self.squeeze(*(self.pool(features) for features in found))
 
 
 class DenseNet(nn.Module):
