@@ -9,6 +9,7 @@ from typing import Any
 
 from orchestrator.console import Console
 from orchestrator.errors import Interrupted, UserError
+from orchestrator.grid import PARAMETERS
 
 EXAMPLES = {
     "sweep": "dxray sweep --data utkface:faces/ --net densenet --filters 8 16 --dropout 0 0.1 --out runs/sweep",
@@ -93,22 +94,12 @@ def _sweep_parser(made: argparse.ArgumentParser) -> None:
     made.add_argument("--resume", type=Path, metavar="DIR", help="go on with the stopped sweep in DIR")
     _data_options(made)
     grid = made.add_argument_group("the grid: one or more values each")
-    grid.add_argument("--net", nargs="+", help="densenet, convnet (both)")
-    for name, kind, text in (
-        ("blocks", _whole, "blocks, each of which halves the image (4)"),
-        ("convs", _whole, "3x3 convolutions in a block (densenet 3, convnet 2)"),
-        ("filters", _whole, "filters of each convolution (8 16)"),
-        ("out-channels", _whole, "channels after a dense block (32)"),
-        ("dropout", float, "share of values dropped after each convolution (0.1)"),
-        ("batch-norm", _switch, "on or off (on)"),
-        ("batch-size", _whole, "images in a step (64)"),
-        ("epochs", _whole, "passes over the training images (8)"),
-        ("lr", float, "highest learning rate (0.002)"),
-        ("weight-decay", float, "of AdamW (0.01)"),
-        ("optimizer", str, "adamw or sgd (adamw)"),
-        ("train-size", _whole, "training images used (all)"),
-    ):
-        grid.add_argument(f"--{name}", nargs="+", type=kind, help=text, metavar="X")
+    kinds: dict[type, Callable[[str], Any]] = {int: _whole, float: float, bool: _switch, str: str}
+    for name, (kind, doc, default, _) in PARAMETERS.items():
+        if name != "seed":  # every verb has that
+            option = f"--{name.replace('_', '-')}"
+            text = f"{doc}{': on or off' if kind is bool else ''} ({default})"
+            grid.add_argument(option, nargs="+", type=kinds[kind], help=text, metavar="X")
     made.add_argument("--cpus-per-trial", type=_whole, help="(the CPUs shared out among the nets, at least 1)")
     made.add_argument("--gpus-per-trial", type=float, help="share of a GPU for each net (1 where there is one, else 0)")
     made.add_argument("--time-limit", type=float, metavar="SECONDS", help="for each net; one that takes longer is KO")
@@ -176,7 +167,6 @@ def _demo_parser(made: argparse.ArgumentParser) -> None:
 
 
 def _sweep(options: argparse.Namespace, console: Console) -> int:
-    from orchestrator.grid import PARAMETERS
     from orchestrator.sweep import SweepConfig, resume, sweep
     from orchestrator.trials import show_table
 

@@ -1,17 +1,55 @@
-"""The meta-parameter grid: lists of values to cells, each the keyword arguments of one training."""
+"""The meta-parameter grid: lists of values to cells, each the keyword arguments of one training.
+
+Nets are imported when cells are made, not before: the command's `--help` is written from the tables below.
+"""
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import product
-from typing import Any
+from numbers import Integral, Real
+from typing import Any, NamedTuple
 
-from models import MODELS
 from orchestrator.errors import UserError
 
+Grid = Mapping[str, Any]  # parameter -> its values, or the only one
+
+
+class Parameter(NamedTuple):
+    """What a grid may say: `kind` of its values, what they mean, and what a cell takes that does not say it."""
+
+    kind: type
+    doc: str
+    default: str
+    least: int = 0
+
+
 # What a cell may say, in the order of the table's columns; the course's names.
-NET_PARAMETERS = ("blocks", "convs", "filters", "out_channels", "dropout", "batch_norm")
-FIT_PARAMETERS = ("epochs", "batch_size", "lr", "weight_decay", "optimizer", "schedule", "label_smoothing", "augment")
-PARAMETERS = ("net", *NET_PARAMETERS, *FIT_PARAMETERS, "train_size", "seed")
+NET_PARAMETERS = {
+    "blocks": Parameter(int, "blocks, each of which halves the image", "4", least=1),
+    "convs": Parameter(int, "3x3 convolutions in a block", "densenet 3, convnet 2", least=1),
+    "filters": Parameter(int, "filters of each convolution", "8 16", least=1),
+    "out_channels": Parameter(int, "channels after a dense block", "32", least=1),
+    "dropout": Parameter(float, "share of values dropped after each convolution", "0.1"),
+    "batch_norm": Parameter(bool, "batch norm after each convolution", "on"),
+}
+FIT_PARAMETERS = {
+    "epochs": Parameter(int, "passes over the training images", "8", least=1),
+    "batch_size": Parameter(int, "images in a step", "64", least=1),
+    "lr": Parameter(float, "highest learning rate", "0.002"),
+    "weight_decay": Parameter(float, "of AdamW", "0.01"),
+    "optimizer": Parameter(str, "adamw or sgd", "adamw"),
+    "schedule": Parameter(str, "of the learning rate: onecycle or cosine", "onecycle"),
+    "label_smoothing": Parameter(float, "share of each label given to the other classes", "0.05"),
+    "augment": Parameter(bool, "training images mirrored, moved, made brighter and darker at random", "on"),
+}
+PARAMETERS = {
+    "net": Parameter(str, "densenet or convnet", "both"),
+    **NET_PARAMETERS,
+    **FIT_PARAMETERS,
+    "train_size": Parameter(int, "training images used", "all", least=1),
+    "seed": Parameter(int, "of all that is drawn", "0"),
+}
 
 DEFAULTS: dict[str, list[Any]] = {
     "net": ["densenet", "convnet"],
@@ -24,9 +62,6 @@ DEFAULTS: dict[str, list[Any]] = {
 }
 
 
-Grid = Mapping[str, Sequence[Any]]
-
-
 def cells(grid: Grid | Sequence[Grid]) -> list[dict[str, Any]]:
     """Every combination of a grid's values, in order, over `DEFAULTS` for what it leaves out; of several, the union.
 
@@ -34,7 +69,7 @@ def cells(grid: Grid | Sequence[Grid]) -> list[dict[str, Any]]:
     alike are one.
 
     Raises:
-        UserError: an unknown parameter or net, or a parameter without a value.
+        UserError: an unknown parameter or net, a parameter without a value, or a value of the wrong kind.
     """
     found: list[dict[str, Any]] = []
     for part in [grid] if isinstance(grid, Mapping) else grid:
@@ -45,12 +80,9 @@ def cells(grid: Grid | Sequence[Grid]) -> list[dict[str, Any]]:
 
 
 def _product(grid: Grid) -> Iterator[dict[str, Any]]:
-    for name, values in grid.items():
-        if name not in PARAMETERS:
-            raise UserError(f"the grid has no parameter '{name}'; known are: {', '.join(PARAMETERS)}")
-        if not values:
-            raise UserError(f"the grid names no value for '{name}'; give at least one, or leave it out")
-    whole = DEFAULTS | {name: list(values) for name, values in grid.items()}
+    from models import MODELS
+
+    whole = DEFAULTS | {name: checked(name, values) for name, values in grid.items()}
     for net in whole["net"]:
         if net not in MODELS:
             raise UserError(f"no net is called '{net}'; known are: {', '.join(MODELS)}")
@@ -58,6 +90,35 @@ def _product(grid: Grid) -> Iterator[dict[str, Any]]:
         cell = dict(zip(whole, values, strict=True))
         has = inspect.signature(MODELS[cell["net"]]).parameters
         yield {name: cell[name] for name in PARAMETERS if name in cell and (name not in NET_PARAMETERS or name in has)}
+
+
+def checked(name: str, values: Any) -> list[Any]:
+    """The values of a parameter as a list of its kind; one value alone is a list of one.
+
+    Raises:
+        UserError: no parameter is called so, there is no value, or one is of another kind or out of range.
+    """
+    if name not in PARAMETERS:
+        raise UserError(f"the grid has no parameter '{name}'; known are: {', '.join(PARAMETERS)}")
+    several = isinstance(values, Iterable) and not isinstance(values, (str, Mapping))
+    listed = [] if values is None else list(values) if several else [values]
+    if not listed:
+        raise UserError(f"the grid names no value for '{name}'; give at least one, or leave it out")
+    return [_value(name, value) for value in listed]
+
+
+def _value(name: str, value: Any) -> Any:
+    kind, _, _, least = PARAMETERS[name]
+    is_switch = isinstance(value, bool)
+    if kind is int and isinstance(value, Integral) and not is_switch and int(value) >= least:
+        return int(value)
+    # A bool is a number to Python, and 4 and 4.0 are alike to `==` but not to a table: each value has one form.
+    if kind is float and isinstance(value, Real) and not is_switch and least <= float(value) < math.inf:
+        return float(value)
+    if kind in (bool, str) and isinstance(value, kind):
+        return value
+    expected = {int: f"a whole number from {least} up", float: f"a number from {least} up", bool: "on or off"}
+    raise UserError(f"the grid's '{name}' must be {expected.get(kind, 'a word')}, and {value!r} came")
 
 
 def varied(cells: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -11,15 +11,11 @@ from orchestrator.console import Console
 from orchestrator.grid import PARAMETERS, varied
 from orchestrator.store import write_table
 
-_KINDS = {
-    **dict.fromkeys(("dropout", "lr", "weight_decay", "label_smoothing"), pa.float64()),
-    **dict.fromkeys(("net", "optimizer", "schedule"), pa.string()),
-    **dict.fromkeys(("batch_norm", "augment"), pa.bool_()),
-}
+_ARROW = {int: pa.int64(), float: pa.float64(), bool: pa.bool_(), str: pa.string()}
 
 # One row per cell. A parameter is null where the cell leaves it to the net's or the training's own default.
 TRIALS = pa.schema(
-    [("cell", pa.int32()), *((name, _KINDS.get(name, pa.int64())) for name in PARAMETERS)]
+    [("cell", pa.int32()), *((name, _ARROW[parameter.kind]) for name, parameter in PARAMETERS.items())]
     + [("status", pa.string()), ("reason", pa.string()), ("mark", pa.string())]
     + [(name, pa.float64()) for name in ("accuracy", "validation_accuracy", "validation_loss")]
     + [(name, pa.float64()) for name in ("train_accuracy", "loss", "majority_share", "largest_answer_share")]

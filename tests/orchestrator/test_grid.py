@@ -1,5 +1,6 @@
 """The grid: every combination once, and only what a net has."""
 
+import numpy as np
 import pytest
 
 from orchestrator.errors import UserError
@@ -28,6 +29,16 @@ def test_a_union_holds_the_cells_of_each_grid_in_order_and_none_twice() -> None:
     assert [cell["filters"] for cell in cells([one, two])] == [4, 8, 16]
 
 
+def test_one_value_alone_is_a_list_of_one() -> None:
+    alone = cells({"net": "convnet", "filters": 8, "dropout": 0.5, "batch_norm": False})
+    assert alone == cells({"net": ["convnet"], "filters": [8], "dropout": [0.5], "batch_norm": [False]})
+
+
+def test_a_whole_number_for_a_share_is_that_share() -> None:
+    (cell,) = cells({"net": "convnet", "filters": np.arange(8, 9), "dropout": [0, 0.0]})
+    assert (repr(cell["filters"]), repr(cell["dropout"])) == ("8", "0.0")
+
+
 def test_what_differs_is_what_a_table_shows() -> None:
     assert varied(cells({"net": ["densenet"], "filters": [4, 8], "epochs": [1]})) == ["filters"]
 
@@ -38,8 +49,20 @@ def test_what_differs_is_what_a_table_shows() -> None:
         ({"colour": [1]}, "no parameter 'colour'; known are: net"),
         ({"net": ["alexnet"]}, "no net is called 'alexnet'"),
         ({"filters": []}, "no value for 'filters'"),
+        ({"filters": None}, "no value for 'filters'"),
+        ({"filters": ["many"]}, "'filters' must be a whole number from 1 up, and 'many' came"),
+        ({"filters": [8, 8.5]}, "'filters' must be a whole number from 1 up, and 8.5 came"),
+        ({"filters": 0}, "'filters' must be a whole number from 1 up, and 0 came"),
+        ({"filters": True}, "'filters' must be a whole number from 1 up, and True came"),
+        ({"dropout": "0.5"}, "'dropout' must be a number from 0 up, and '0.5' came"),
+        ({"dropout": [True]}, "'dropout' must be a number from 0 up, and True came"),
+        ({"lr": [float("nan")]}, "'lr' must be a number from 0 up, and nan came"),
+        ({"lr": [-0.1]}, "'lr' must be a number from 0 up, and -0.1 came"),
+        ({"batch_norm": [1]}, "'batch_norm' must be on or off, and 1 came"),
+        ({"optimizer": [1]}, "'optimizer' must be a word, and 1 came"),
+        ({"epochs": {"least": 1}}, "'epochs' must be a whole number from 1 up"),
     ],
 )
-def test_a_wrong_grid_is_refused(grid: dict[str, list[object]], sentence: str) -> None:
+def test_a_wrong_grid_is_refused(grid: Grid, sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         cells(grid)
