@@ -11,15 +11,24 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from models.batches import augmented, to_device
+from models.probe import layer_figures
 from models.training_state import load_state, save_state
 
 OPTIMIZERS = ("adamw", "sgd")
 SCHEDULES = ("onecycle", "cosine")
 
 
+# Times ln(classes), the loss of a net that knows nothing: a mean over an epoch that no training comes back from. Adam
+# bounds its steps, so a learning rate of 1,000 may well leave a loss that is a number, such as 1e12.
+ABSURD = 100.0
+PROBED = 64  # images on which each layer is measured after an epoch
+
+
 class Diverged(RuntimeError):
-    """The training loss is no longer a finite number."""
+    """The training loss is no longer a finite number, or an absurd one."""
 
 
 def device_of_choice() -> torch.device:
@@ -30,25 +39,13 @@ def device_of_choice() -> torch.device:
 def has_fast_bf16(device: torch.device) -> bool:
     """Whether `device` trains faster in bfloat16 than in float32.
 
-    A CPU does where it has matrix tiles (AMX). Instructions for bfloat16 alone (AVX512-BF16) are not enough: a step of
-    the DenseNet took 1.3 times as long as in float32 there, most of it in the backward passes of convolution and ReLU.
+    A CPU does where it multiplies in it (AVX512-BF16, AMX), `tests/bench/training.py` shows by how much; one without
+    these instructions converts to float32 and back.
     """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and bool(getattr(torch.cpu, "_is_amx_tile_supported", bool)())
-
-
-def to_device(images: np.ndarray, device: torch.device) -> Tensor:
-    """uint8 `(N, C, H, W)` -> float32 in [0, 1], channels last, on `device`.
-
-    The memory is laid out by hand: for one channel torch counts any tensor as contiguous in both formats, so
-    `.contiguous(memory_format=channels_last)` would leave the strides, and convolutions would take their slow path.
-    """
-    n, channels, height, width = images.shape
-    strides = (channels * height * width, 1, width * channels, channels)
-    batch = torch.empty_strided((n, channels, height, width), strides, dtype=torch.float32, device=device)
-    # torch.tensor copies: arrays that come out of Ray's object store are read-only, and shared.
-    return batch.copy_(torch.tensor(images)).div_(255)
+    probes = (getattr(torch.cpu, name, bool) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+    return device.type == "cpu" and any(probe() for probe in probes)
 
 
 def fit(
@@ -65,6 +62,8 @@ def fit(
     schedule: str = "onecycle",
     label_smoothing: float = 0.05,
     augment: bool = True,
+    erase: float = 0.0,
+    average: float = 0.0,
     precision: str = "auto",
     seed: int = 0,
     device: torch.device | None = None,
@@ -82,17 +81,21 @@ def fit(
         validation: a second such pair, evaluated after each epoch.
         lr: the highest learning rate of the schedule.
         schedule: "onecycle" (linear rise over a quarter of the steps, then a cosine to zero) or "cosine" (no rise).
-        augment: mirrored at random, moved by up to 2 pixels, brightness and contrast changed by up to 15 %.
+        augment: each image is mirrored, turned, zoomed, moved and lit at random, see `models.batches.augmented`.
+        erase: share of the images, in [0, 1], of which `augment` also hides a part.
+        average: the net at the end, and at each validation, is an exponential average of the weights over the steps
+            (Polyak and Juditsky 1992), which keeps this share of itself at each, in [0, 1); 0: the last weights.
         precision: "auto" (bfloat16 where the hardware is faster in it), "float32" or "bfloat16".
         state: a file that keeps the state after each epoch; where it exists, the training goes on from it.
         on_epoch: called with the row of each epoch that is trained.
 
     Returns:
         A row per epoch: `epoch` (from 1), `loss`, `train_accuracy` (of the augmented images, as seen while learning),
-        `seconds`, `images_per_second`, and with `validation` also `validation_loss` and `validation_accuracy`.
+        `seconds`, `images_per_second`, `layers` (see `models.probe.layer_figures`, after the epoch), and with
+        `validation` also `validation_loss` and `validation_accuracy`.
 
     Raises:
-        Diverged: the loss of an epoch is not finite.
+        Diverged: the loss of an epoch is not finite, or more than `ABSURD` times that of guessing.
         ValueError: an unknown optimizer, schedule or precision, or no images.
     """
     if len(images) == 0 or len(images) != len(labels):
@@ -104,7 +107,9 @@ def fit(
     autocast = _autocast(precision, device)
     steps = math.ceil(len(images) / batch_size)
     rate = _schedule(schedule, epochs * steps)
-    history = load_state(state, net, optimiser) if state else []
+    averaged = _averaged(net, average)
+    nets: dict[str, nn.Module] = {"net": net} | ({"average": averaged} if averaged else {})
+    history = load_state(state, nets, optimiser) if state else []
     cuda = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda):
         for epoch in range(len(history), epochs):
@@ -117,9 +122,7 @@ def fit(
                 for group in optimiser.param_groups:
                     group["lr"] = lr * rate(epoch * steps + step)
                 batch = images[rows.numpy()]
-                inputs = to_device(_augmented(batch) if augment else batch, device)
-                if augment:
-                    _relight(inputs)
+                inputs = augmented(batch, device, erase=erase) if augment else to_device(batch, device)
                 wanted = torch.tensor(labels[rows.numpy()], device=device)
                 with autocast():
                     logits = net(inputs).float()
@@ -127,29 +130,35 @@ def fit(
                 optimiser.zero_grad(set_to_none=True)
                 loss.backward()
                 optimiser.step()
+                if averaged:
+                    averaged.update_parameters(net)
                 # Summed on the device: reading a number here would make CUDA wait at every step.
                 total += loss.detach() * len(rows)
                 right += (logits.detach().argmax(1) == wanted).sum()
-            if not torch.isfinite(total):
-                raise Diverged(
-                    f"the loss of epoch {epoch + 1} is {float(total / len(images))}; lr={lr} may be too high"
-                )
+            loss_of_epoch = float(total / len(images))
+            # Written so that a loss that is no number fails it too.
+            if not loss_of_epoch < ABSURD * math.log(max(2, logits.shape[1])):
+                raise Diverged(f"the loss of epoch {epoch + 1} is {loss_of_epoch:.4g}; lr={lr:g} may be too high")
             net.eval()
             seconds = time.perf_counter() - started
             row: dict[str, Any] = {
                 "epoch": epoch + 1,
-                "loss": float(total / len(images)),
+                "loss": loss_of_epoch,
                 "train_accuracy": float(right / len(images)),
                 "seconds": seconds,
                 "images_per_second": len(images) / seconds,
             }
+            row["layers"] = layer_figures(net, images[:PROBED], labels[:PROBED])
             if validation is not None:
-                row |= {f"validation_{name}": value for name, value in evaluate(net, *validation).items()}
+                judged = averaged.module if averaged else net
+                row |= {f"validation_{name}": value for name, value in evaluate(judged, *validation).items()}
             history.append(row)
             if state:
-                save_state(state, net, optimiser, history)
+                save_state(state, nets, optimiser, history)
             if on_epoch:
                 on_epoch(row)
+    if averaged:
+        net.load_state_dict(averaged.module.state_dict())
     net.eval()
     return history
 
@@ -203,10 +212,23 @@ def _optimizer(name: str, net: nn.Module, lr: float, weight_decay: float) -> tor
     vectors = [p for p in net.parameters() if p.ndim <= 1]
     groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     if name == "adamw":
-        return torch.optim.AdamW(groups, lr=lr)
+        return torch.optim.AdamW(groups, lr=lr, fused=True)
     if name == "sgd":
-        return torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True)
+        return torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True, fused=True)
     raise ValueError(f"no optimizer is called '{name}'; known are: {', '.join(OPTIMIZERS)}")
+
+
+def _averaged(net: nn.Module, share: float) -> AveragedModel | None:
+    if not 0 <= share < 1:
+        raise ValueError(f"average={share}: it is the share that the average keeps of itself at each step, in [0, 1)")
+    if not share:
+        return None
+
+    def update(averages: Any, current: Any, steps: Any) -> None:
+        # The first steps count for less, or the weights that were drawn at random would stay in it for long.
+        get_ema_multi_avg_fn(min(share, (1 + int(steps)) / (10 + int(steps))))(averages, current, steps)
+
+    return AveragedModel(net, multi_avg_fn=update, use_buffers=True).eval()
 
 
 def _autocast(precision: str, device: torch.device) -> Callable[[], AbstractContextManager[Any]]:
@@ -237,21 +259,3 @@ def _epoch_seed(seed: int, epoch: int) -> int:
 
 def _batches(n: int, batch_size: int) -> Iterator[Tensor]:
     yield from torch.randperm(n).split(batch_size)
-
-
-def _augmented(images: np.ndarray, *, reach: int = 2) -> np.ndarray:
-    """uint8 `(N, C, H, W)`: each image mirrored with probability 1/2 and moved by up to `reach` pixels."""
-    n, _, height, width = images.shape
-    padded = np.pad(images, ((0, 0), (0, 0), (reach, reach), (reach, reach)), mode="edge")
-    moves = torch.randint(0, 2 * reach + 1, (2, n)).numpy()
-    mirrored = (torch.rand(n) < 0.5).numpy()
-    rows = moves[0][:, None] + np.arange(height)
-    columns = moves[1][:, None] + np.where(mirrored[:, None], np.arange(width)[::-1], np.arange(width))
-    picked: np.ndarray = padded[np.arange(n)[:, None, None], :, rows[:, :, None], columns[:, None, :]]
-    return picked.transpose(0, 3, 1, 2)  # picking puts the channels last
-
-
-def _relight(inputs: Tensor, *, reach: float = 0.15) -> None:
-    """Brightness and contrast of each image changed in place by up to `reach`, staying in [0, 1]."""
-    shift, gain = ((torch.rand(2, len(inputs), 1, 1, 1) * 2 - 1) * reach).to(inputs.device)
-    inputs.mul_(1 + gain).add_(shift - gain / 2).clamp_(0, 1)

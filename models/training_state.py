@@ -6,31 +6,39 @@ and the rows of the epochs done are all there is to keep.
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
-_NET, _MOMENTS, _HISTORY = "net/", "optimizer/", "history"
+_MOMENTS, _HISTORY = "optimizer/", "history"
 
 
-def save_state(path: Path, net: nn.Module, optimizer: torch.optim.Optimizer, history: list[dict[str, Any]]) -> None:
-    """Write the state after the last epoch of `history`; a kill leaves the file before or this one, whole."""
-    tensors = {_NET + name: value for name, value in net.state_dict().items()}
+def save_state(
+    path: Path, nets: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer, history: list[dict[str, Any]]
+) -> None:
+    """Write the state after the last epoch of `history`; a kill leaves the file before or this one, whole.
+
+    Args:
+        nets: by name: the one that learns, and where there is one the average of its weights.
+    """
+    tensors = _of_nets(nets)
     for number, moments in optimizer.state_dict()["state"].items():
         tensors |= {f"{_MOMENTS}{number}/{name}": value for name, value in moments.items() if value is not None}
     contiguous = {name: torch.as_tensor(value).detach().cpu().contiguous() for name, value in tensors.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file(contiguous, partial, metadata={_HISTORY: json.dumps(history)})
+    # Not `save_file`, which says of a full disk that the tensors are wrong.
+    partial.write_bytes(save(contiguous, metadata={_HISTORY: json.dumps(history)}))
     partial.replace(path)
 
 
-def load_state(path: Path, net: nn.Module, optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
-    """Put the state into `net` and `optimizer`; returns the rows of the epochs that are done.
+def load_state(path: Path, nets: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
+    """Put the state into `nets` and `optimizer`; returns the rows of the epochs that are done.
 
     No file is no epoch done. A file that is damaged, or of another net, is the same: the training starts anew.
     """
@@ -38,13 +46,42 @@ def load_state(path: Path, net: nn.Module, optimizer: torch.optim.Optimizer) -> 
         with safe_open(path, framework="pt") as file:
             history: list[dict[str, Any]] = json.loads(file.metadata()[_HISTORY])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
-        net.load_state_dict({k.removeprefix(_NET): v for k, v in tensors.items() if k.startswith(_NET)})
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError):
         return []
+    of_nets = _of_nets(nets)
+    # Before anything is loaded: a net that took half of another's weights would not start anew.
+    if any(name not in tensors or tensors[name].shape != value.shape for name, value in of_nets.items()):
+        return []
+    for name, value in of_nets.items():
+        value.copy_(tensors[name])
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         if name.startswith(_MOMENTS):
             _, number, moment = name.split("/")
-            state.setdefault(int(number), {})[moment] = value
+            like = parameters[int(number)]
+            # A fused optimizer walks weights and moments in the order of their memory, which a file does not keep.
+            laid_out = torch.empty_like(like).copy_(value) if value.shape == like.shape else value
+            state.setdefault(int(number), {})[moment] = laid_out
     optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
+    return history
+
+
+def _of_nets(nets: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    return {f"{part}/{name}": value for part, net in nets.items() for name, value in net.state_dict().items()}
+
+
+def load_judged(path: Path, net: nn.Module) -> list[dict[str, Any]]:
+    """Put into `net` the weights that would be judged after the last epoch: their average, where one is kept.
+
+    Returns the rows of the epochs that are done.
+
+    Raises:
+        OSError, SafetensorError, KeyError, RuntimeError: there is no such file, or it is damaged, or of another net.
+    """
+    with safe_open(path, framework="pt") as file:
+        history: list[dict[str, Any]] = json.loads(file.metadata()[_HISTORY])
+    tensors = load(path.read_bytes())
+    prefix = "average/" if any(name.startswith("average/") for name in tensors) else "net/"
+    net.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
     return history

@@ -11,7 +11,7 @@ from torch import nn
 
 from models import build
 from models.faces import Faces
-from models.train import Diverged, evaluate, fit, logits_of, to_device
+from models.train import Diverged, evaluate, fit, logits_of
 
 Halves = Callable[[int], tuple[np.ndarray, np.ndarray]]
 
@@ -90,15 +90,32 @@ def test_statistics_come_from_the_images(halves: Halves) -> None:
     assert net.get_buffer("normalise.std").item() == pytest.approx(images.std() / 255, abs=1e-4)
 
 
-def test_one_channel_batches_have_channels_last_strides() -> None:
-    images = np.zeros((4, 1, 8, 6), np.uint8)
-    assert to_device(images, torch.device("cpu")).stride() == (48, 1, 6, 1)
-
-
 def test_a_loss_that_is_not_finite_stops_the_training(halves: Halves) -> None:
     images, labels = halves(64)
     with pytest.raises(Diverged, match="lr="):
         fit(small_net(), images, labels, epochs=3, lr=1e12, optimizer="sgd", precision="float32")
+
+
+def test_a_loss_that_is_a_number_but_absurd_stops_the_training_too(halves: Halves) -> None:
+    """Adam's steps are bounded by the learning rate, and batch norm keeps what comes of them finite."""
+    images, labels = halves(64)
+    with pytest.raises(Diverged, match=r"the loss of epoch [123] is [0-9.e+]+; lr=1000 "):
+        fit(small_net(), images, labels, epochs=3, lr=1e3)
+
+
+def test_the_averaged_weights_are_those_that_are_validated_and_kept(halves: Halves) -> None:
+    """With a share near 1 the average has hardly moved from its first weights, whatever the net learnt meanwhile."""
+    images, labels = halves(256)
+    options: dict[str, Any] = {"epochs": 3, "batch_size": 8, "lr": 1e-2, "validation": (images, labels)}
+    plain, averaged = small_net(), small_net()
+    fit(plain, images, labels, **options)
+    history = fit(averaged, images, labels, average=0.9, **options)
+    first, second = (torch.cat([p.detach().flatten() for p in net.parameters()]) for net in (plain, averaged))
+    # The last steps of the schedule are small, so that the average comes close to the last weights, yet is not those.
+    assert 0 < float((first - second).norm() / first.norm()) < 0.1
+    assert history[-1]["validation_accuracy"] == evaluate(averaged, images, labels)["accuracy"] > 0.95
+    with pytest.raises(ValueError, match="average=1"):
+        fit(plain, images, labels, average=1)
 
 
 @pytest.mark.parametrize("wrong", [{"optimizer": "lion"}, {"schedule": "flat"}, {"precision": "int4"}])
@@ -123,10 +140,12 @@ def test_evaluation_does_not_depend_on_the_mode_and_leaves_it(faces: Faces) -> N
     assert torch.equal(first, logits_of(net.eval(), faces.images[:50]))
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
-def test_a_training_that_was_killed_goes_on_to_the_same_weights(halves: Halves, tmp_path: Path, optimizer: str) -> None:
+@pytest.mark.parametrize("how", [{"optimizer": "adamw"}, {"optimizer": "sgd"}, {"average": 0.9}, {"erase": 0.5}])
+def test_a_training_that_was_killed_goes_on_to_the_same_weights(
+    halves: Halves, tmp_path: Path, how: dict[str, Any]
+) -> None:
     images, labels = halves(96)
-    options: dict[str, Any] = {"epochs": 3, "batch_size": 32, "optimizer": optimizer, "validation": (images, labels)}
+    options: dict[str, Any] = {"epochs": 3, "batch_size": 32, "validation": (images, labels)} | how
 
     class Killed(BaseException):
         pass
