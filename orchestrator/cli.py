@@ -5,11 +5,12 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from textwrap import indent
 from typing import Any
 
 from orchestrator.console import Console
 from orchestrator.errors import Interrupted, UserError
-from orchestrator.grid import PARAMETERS
+from orchestrator.grid import PARAMETERS, Grid
 
 EXAMPLES = {
     "sweep": "dxray sweep --data utkface:faces/ --net densenet --filters 8 16 --dropout 0 0.1 --out runs/sweep",
@@ -74,7 +75,8 @@ def _verb(verbs: Any, name: str, run: Callable[..., int], text: str) -> argparse
     made = verbs.add_parser(name, help=text, description=text, epilog=f"example: {EXAMPLES[name]}")
     made.set_defaults(run=run)
     made.add_argument("--json", action="store_true", help="one JSON object on standard output, text on standard error")
-    several = {"nargs": "+", "default": [0]} if name == "sweep" else {"default": 0}
+    # A sweep's seeds are a part of its grid: where none are given, a grid file may name them.
+    several = {"nargs": "+"} if name == "sweep" else {"default": 0}
     made.add_argument("--seed", type=_whole, metavar="X", help="of all that is drawn (0)", **several)
     return made
 
@@ -93,6 +95,12 @@ def _sweep_parser(made: argparse.ArgumentParser) -> None:
     _cluster_options(made, "runs/sweep")
     made.add_argument("--resume", type=Path, metavar="DIR", help="go on with the stopped sweep in DIR")
     _data_options(made)
+    files = made.add_mutually_exclusive_group()
+    files.add_argument(
+        "--preset", metavar="NAME", help="a grid that comes with dxray; values given here replace its own"
+    )
+    files.add_argument("--grid", type=Path, metavar="FILE", help="the same from a YAML or TOML file of your own")
+    files.add_argument("--list-presets", action="store_true", help="say what each preset costs and gives")
     grid = made.add_argument_group("the grid: one or more values each")
     kinds: dict[type, Callable[[str], Any]] = {int: _whole, float: float, bool: _switch, str: str}
     for name, (kind, doc, default, _) in PARAMETERS.items():
@@ -167,20 +175,24 @@ def _demo_parser(made: argparse.ArgumentParser) -> None:
 
 
 def _sweep(options: argparse.Namespace, console: Console) -> int:
+    if options.list_presets:
+        return _list_presets(console)
     from orchestrator.sweep import SweepConfig, resume, sweep
     from orchestrator.trials import show_table
 
+    given = {name: value for name in PARAMETERS if (value := getattr(options, name)) is not None}
     if options.resume:
+        if given or options.preset or options.grid:
+            raise UserError("--resume takes the grid from the sweep itself; leave its parameters out")
         result = resume(options.resume, console, address=options.address)
     else:
-        grid = {name: value for name in PARAMETERS if (value := getattr(options, name, None)) is not None}
         config = SweepConfig(
             data=options.data,
             size=options.size,
             classes=options.classes.split(",") if options.classes else None,
             label=options.label,
-            data_seed=options.seed[0],
-            grid=grid,
+            data_seed=options.seed[0] if options.seed else 0,
+            grid=_grid(options, given, console),
             cpus_per_trial=options.cpus_per_trial,
             gpus_per_trial=options.gpus_per_trial,
             max_concurrent=options.max_concurrent,
@@ -192,6 +204,28 @@ def _sweep(options: argparse.Namespace, console: Console) -> int:
     best = result["best_trial"]
     console.say(f"best on the validation split: {best['accuracy']:.2%} on the test split; saved in {result['best']}")
     console.result(result)
+    return 0
+
+
+def _grid(options: argparse.Namespace, given: dict[str, Any], console: Console) -> Grid | Sequence[Grid]:
+    """What the options say, over the preset or file if there is one."""
+    from orchestrator.grid_files import preset, read_grid
+
+    if not options.preset and not options.grid:
+        return given
+    header, grids = read_grid(preset(options.preset) if options.preset else options.grid, given)
+    if options.preset:
+        console.say(header)
+    return grids
+
+
+def _list_presets(console: Console) -> int:
+    from orchestrator.grid_files import presets, read_grid
+
+    found = {name: read_grid(file) for name, file in presets().items()}
+    for name, (header, _) in found.items():
+        console.say(f"{name}\n{indent(header, '  ')}\n")
+    console.result({name: {"says": header, "grids": grids} for name, (header, grids) in found.items()})
     return 0
 
 
