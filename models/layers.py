@@ -1,5 +1,6 @@
 """Layers that every net of the project shares: the normalisation in front and the dense head behind."""
 
+from collections.abc import Sequence
 from itertools import islice
 from typing import Any
 
@@ -114,25 +115,42 @@ class _JoinedConv2d(torch.autograd.Function):
         of_weight, of_bias, *of_inputs = ctx.needs_input_grad
         gradient = gradient.contiguous(memory_format=torch.channels_last)
         padding = [weight.shape[-1] // 2] * 2
-        parts = weight.split([features.shape[1] for features in inputs], dim=1)
-        found = [
-            torch.ops.aten.convolution_backward(
-                gradient,
-                features,
-                part.contiguous(memory_format=torch.channels_last),
-                [len(weight)] if of_bias and i == 0 else None,
-                [1, 1],
-                padding,
-                [1, 1],
-                False,
-                [0, 0],
-                1,
-                [of_inputs[i], of_weight, of_bias and i == 0],
+        weights: list[Tensor] = []
+        found: list[Tensor | None] = []
+        bias, first = None, 0
+        for group in _groups(inputs, of_inputs):
+            features = torch.cat(group, dim=1) if len(group) > 1 else group[0]
+            part = weight[:, first : first + features.shape[1]].contiguous(memory_format=torch.channels_last)
+            wanted = [of_inputs[len(found)], of_weight, of_bias and first == 0]
+            of_group, of_part, of_first = torch.ops.aten.convolution_backward(
+                gradient, features, part, [len(weight)], [1, 1], padding, [1, 1], False, [0, 0], 1, wanted
             )
-            for i, (features, part) in enumerate(zip(inputs, parts, strict=True))
-        ]
-        weights = torch.cat([of_part for _, of_part, _ in found], dim=1) if of_weight else None
-        return weights, found[0][2], *(of_input for of_input, _, _ in found)
+            first += features.shape[1]
+            weights.append(of_part)
+            bias = of_first if bias is None else bias
+            if len(group) == 1:
+                found.append(of_group)
+            else:
+                pieces = of_group.split([features.shape[1] for features in group], dim=1)
+                found += [piece.contiguous(memory_format=torch.channels_last) for piece in pieces]
+        return torch.cat(weights, dim=1) if of_weight else None, bias, *found
+
+
+def _groups(inputs: Sequence[Tensor], need_gradient: Sequence[bool], *, width: int = 16) -> list[list[Tensor]]:
+    """Neighbours together until they have the `width` in channels that a CPU computes at once anyway.
+
+    Only inputs that need a gradient: an image has one channel and needs none, and would make a group's last few
+    channels cost as much as another `width`.
+    """
+    groups: list[list[Tensor]] = []
+    open_group = False
+    for features, needed in zip(inputs, need_gradient, strict=True):
+        if open_group and needed:
+            groups[-1].append(features)
+        else:
+            groups.append([features])
+        open_group = needed and sum(member.shape[1] for member in groups[-1]) < width
+    return groups
 
 
 class Halve(nn.Module):
