@@ -94,6 +94,7 @@ def _alone_options(made: argparse.ArgumentParser, table: str) -> None:
 def _sweep_parser(made: argparse.ArgumentParser) -> None:
     _cluster_options(made, "runs/sweep")
     made.add_argument("--resume", type=Path, metavar="DIR", help="go on with the stopped sweep in DIR")
+    made.add_argument("--show", type=Path, metavar="DIR", help="the table of the sweep in DIR, while it runs too")
     _data_options(made)
     files = made.add_mutually_exclusive_group()
     files.add_argument(
@@ -177,8 +178,9 @@ def _demo_parser(made: argparse.ArgumentParser) -> None:
 def _sweep(options: argparse.Namespace, console: Console) -> int:
     if options.list_presets:
         return _list_presets(console)
+    if options.show:
+        return _show_sweep(options.show, console)
     from orchestrator.sweep import SweepConfig, resume, sweep
-    from orchestrator.trials import show_table
 
     given = {name: value for name in PARAMETERS if (value := getattr(options, name)) is not None}
     if options.resume:
@@ -200,11 +202,31 @@ def _sweep(options: argparse.Namespace, console: Console) -> int:
             memory_limit=options.memory_limit,
         )
         result = sweep(config, options.out or Path("runs/sweep"), console, address=options.address)
-    show_table(result["trials"], console)
+    result["table"] = _show_trials(result["trials"], Path(result["out"]), console)
     best = result["best_trial"]
     console.say(f"best on the validation split: {best['accuracy']:.2%} on the test split; saved in {result['best']}")
     console.result(result)
     return 0
+
+
+def _show_sweep(out: Path, console: Console) -> int:
+    from orchestrator.trials import read_trials
+
+    rows = read_trials(out)
+    console.result({"out": str(out), "trials": rows, "table": _show_trials(rows, out, console)})
+    return 0
+
+
+def _show_trials(rows: Sequence[dict[str, Any]], out: Path, console: Console) -> str | None:
+    """The table in the terminal, and as a picture; returns where that is."""
+    from orchestrator.heatmap import save_picture
+    from orchestrator.trial_table import show_table
+
+    show_table(rows, console)
+    picture = save_picture(rows, out, console)
+    if picture:
+        console.say(f"the same as a picture: {picture}")
+    return str(picture) if picture else None
 
 
 def _grid(options: argparse.Namespace, given: dict[str, Any], console: Console) -> Grid | Sequence[Grid]:

@@ -18,7 +18,14 @@ class Console:
     def __init__(self, *, as_json: bool = False) -> None:
         self.as_json = as_json
         self._text = RichConsole(stderr=as_json, highlight=False, markup=False, emoji=False)
+        if not self._text.is_terminal:
+            self._text.width = 160  # not in a terminal there is no width to fit into: a table in a log must not be cut
         self._progress = RichConsole(stderr=True, highlight=False, markup=False, emoji=False)
+
+    @property
+    def width(self) -> int:
+        """Characters that a line has room for."""
+        return self._text.width
 
     def say(self, text: str = "") -> None:
         self._text.print(text, soft_wrap=True)
@@ -31,8 +38,7 @@ class Console:
             table.add_column(name, justify="right" if numeric else "left", overflow="fold")
         for row in rows:
             table.add_row(*("-" if cell is None else str(cell) for cell in row))
-        # Not in a terminal there is no width to fit into: a table in a log must not be cut.
-        self._text.print(table, width=None if self._text.is_terminal else 160)
+        self._text.print(table)
 
     def result(self, value: dict[str, Any]) -> None:
         """The machine-readable end of a command: printed only with `--json`."""

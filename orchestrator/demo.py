@@ -13,7 +13,7 @@ from orchestrator.ray_session import connected
 from orchestrator.report import contact_sheet, show_attack, show_verified
 from orchestrator.store import writable_folder, write_bytes
 from orchestrator.sweep import SweepConfig, sweep
-from orchestrator.trials import show_table
+from orchestrator.trial_table import show_table
 from orchestrator.verify import verify
 
 FACES = 6_000

@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 from orchestrator.errors import UserError
 
 
-def _column(name: str, kind: pa.DataType, doc: str, unit: str = "") -> pa.Field:
+def column(name: str, kind: pa.DataType, doc: str, unit: str = "") -> pa.Field:
+    """A column that says in the file itself what it holds."""
     metadata = {"doc": doc} | ({"unit": unit} if unit else {})
     return pa.field(name, kind, metadata=metadata)
 
@@ -25,32 +26,32 @@ _IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])  # what Hugg
 # One row per input image, in the order of their names within a part.
 IMAGES = pa.schema(
     [
-        _column("name", pa.string(), "the input's path below the given folder; unique in a run"),
-        _column("status", pa.string(), "fooled, missed, already_wrong, is_target or unreadable"),
-        _column("reason", pa.string(), "why the image could not be read; null where it could"),
-        _column("label", pa.int32(), "true class, or the net's own answer where none is known"),
-        _column("label_known", pa.bool_(), "whether the label came with the data"),
-        _column("target", pa.int32(), "class to reach; null: any other than the label"),
-        _column("predicted_before", pa.int32(), "class of the original image"),
-        _column("predicted_after", pa.int32(), "class of the modified image as saved and read back"),
-        _column("probability_before", pa.float32(), "softmax probability of predicted_before", "[0, 1]"),
-        _column("probability_after", pa.float32(), "softmax probability of predicted_after", "[0, 1]"),
-        _column("margin_before", pa.float32(), "logit of the target less that of the label; above 0: fooled", "logits"),
-        _column("margin_after", pa.float32(), "the same of the modified image as saved and read back", "logits"),
-        _column("l0", pa.int32(), "changed pixels", "pixels"),
-        _column("l1", pa.float32(), "sum of absolute changes", "[0, 1] pixel units"),
-        _column("l2", pa.float32(), "root of the sum of squared changes", "[0, 1] pixel units"),
-        _column("linf", pa.float32(), "largest absolute change", "[0, 1] pixel units"),
-        _column("psnr", pa.float32(), "peak signal to noise ratio; infinite for no change", "dB"),
-        _column("ssim", pa.float32(), "structural similarity to the original (Wang et al. 2004)", "[-1, 1]"),
-        _column("gradients", pa.int32(), "gradients of the net that the attack took for this image"),
-        _column("forwards", pa.int32(), "further evaluations of the net, without gradient"),
-        _column("input_sha256", pa.string(), "of the input file's bytes"),
-        _column("net_sha256", pa.string(), "of the attacked net: architecture and weights"),
-        _column("seed", pa.int64(), "of the attack"),
-        _column("original", _IMAGE, "the image at the net's size, 8-bit PNG"),
-        _column("modified", _IMAGE, "original + DX, 8-bit PNG"),
-        _column("amplified", _IMAGE, "abs(DX) * 50, clipped, 8-bit PNG"),
+        column("name", pa.string(), "the input's path below the given folder; unique in a run"),
+        column("status", pa.string(), "fooled, missed, already_wrong, is_target or unreadable"),
+        column("reason", pa.string(), "why the image could not be read; null where it could"),
+        column("label", pa.int32(), "true class, or the net's own answer where none is known"),
+        column("label_known", pa.bool_(), "whether the label came with the data"),
+        column("target", pa.int32(), "class to reach; null: any other than the label"),
+        column("predicted_before", pa.int32(), "class of the original image"),
+        column("predicted_after", pa.int32(), "class of the modified image as saved and read back"),
+        column("probability_before", pa.float32(), "softmax probability of predicted_before", "[0, 1]"),
+        column("probability_after", pa.float32(), "softmax probability of predicted_after", "[0, 1]"),
+        column("margin_before", pa.float32(), "logit of the target less that of the label; above 0: fooled", "logits"),
+        column("margin_after", pa.float32(), "the same of the modified image as saved and read back", "logits"),
+        column("l0", pa.int32(), "changed pixels", "pixels"),
+        column("l1", pa.float32(), "sum of absolute changes", "[0, 1] pixel units"),
+        column("l2", pa.float32(), "root of the sum of squared changes", "[0, 1] pixel units"),
+        column("linf", pa.float32(), "largest absolute change", "[0, 1] pixel units"),
+        column("psnr", pa.float32(), "peak signal to noise ratio; infinite for no change", "dB"),
+        column("ssim", pa.float32(), "structural similarity to the original (Wang et al. 2004)", "[-1, 1]"),
+        column("gradients", pa.int32(), "gradients of the net that the attack took for this image"),
+        column("forwards", pa.int32(), "further evaluations of the net, without gradient"),
+        column("input_sha256", pa.string(), "of the input file's bytes"),
+        column("net_sha256", pa.string(), "of the attacked net: architecture and weights"),
+        column("seed", pa.int64(), "of the attack"),
+        column("original", _IMAGE, "the image at the net's size, 8-bit PNG"),
+        column("modified", _IMAGE, "original + DX, 8-bit PNG"),
+        column("amplified", _IMAGE, "abs(DX) * 50, clipped, 8-bit PNG"),
     ]
 )
 

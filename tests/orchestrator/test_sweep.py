@@ -19,7 +19,7 @@ from orchestrator.cli import main
 from orchestrator.console import Console
 from orchestrator.errors import UserError
 from orchestrator.sweep import SweepConfig, resume, sweep
-from orchestrator.trials import show_table
+from orchestrator.trial_table import show_table
 
 GRID: dict[str, list[Any]] = {"net": ["convnet"], "convs": [1], "filters": [4, 8], "epochs": [2], "dropout": [0.0]}
 FAST: dict[str, list[Any]] = {"lr": [1e-2], "batch_size": [32]}
