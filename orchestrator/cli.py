@@ -205,7 +205,9 @@ def _sweep(options: argparse.Namespace, console: Console) -> int:
     result["table"] = _show_trials(result["trials"], Path(result["out"]), console)
     best = result["best_trial"]
     console.say(f"best on the validation split: {best['accuracy']:.2%} on the test split; saved in {result['best']}")
-    console.result(result)
+    # Of layers there may be hundreds of thousands of figures, which layers.parquet holds.
+    brief = [{name: value for name, value in row.items() if name != "layer_columns"} for row in result["trials"]]
+    console.result(result | {"trials": brief})
     return 0
 
 
