@@ -1,26 +1,35 @@
-"""One cell of a sweep: train one net, measure it, write down what came of it. A plain function; Ray is not needed.
+"""One cell of a sweep: train one net, measure it, write down what came of it. Plain functions; Ray is not needed.
 
 A cell's folder is its memory: `state.safetensors` while it trains (a killed cell goes on from its last epoch),
 `result.json` once it has ended, well or not, and the net beside it. A cell with a result is never done again.
 """
 
-import os
-import resource
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import errno
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from models.checkpoint import ModelCard, save
-from models.train import Diverged, fit, logits_of
+from models.cost import training_bytes
+from models.train import Diverged, device_of_choice, fit, has_fast_bf16, logits_of
+from models.training_state import load_judged
 from orchestrator.grid import FIT_PARAMETERS, NET_PARAMETERS
+from orchestrator.limits import GIB, Peak, bounded_memory
 from orchestrator.store import read_json, write_json
 
 RESULT, STATE = "result.json", "state.safetensors"
+
+# The disk's fault: no result of the cell, which is done again once there is room.
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE)
+
+
+class DoesNotFit(MemoryError):
+    """A training that is known to need more memory than allowed before it is begun."""
 
 
 def train_cell(
@@ -29,8 +38,8 @@ def train_cell(
     folder: Path,
     *,
     threads: int = 1,
-    time_limit: float | None = None,
     memory_limit: float | None = None,
+    gpu_share: float = 1.0,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
     """The result of a cell: from its folder where it has ended before, else after training it.
@@ -39,38 +48,55 @@ def train_cell(
 
     Args:
         cell: the parameters, see `grid.cells`.
-        data: `train`, `validation`, `test` (images uint8 `(N, C, H, W)`, labels int64 `(N,)`), `classes`, `sha256`.
+        data: `train`, `validation`, `test` (images uint8 `(N, C, H, W)`, labels int64 `(N,)`), `classes`, `source`,
+            `sha256`, and perhaps `validate`: further such pairs by name, on which the net is measured at its end.
         folder: of this cell alone.
-        time_limit: seconds after which the process is ended, for a training that hangs cannot end itself.
-        memory_limit: GiB that the training may take beyond what the process has at its start (CPU only).
+        memory_limit, gpu_share: GiB that the training may take, see `limits.bounded_memory`.
+
+    Raises:
+        OSError: the disk of `folder` is full or read-only; there is no result then.
     """
     if (folder / RESULT).exists():
         return read_json(folder / RESULT)
+    _sweep_out(folder)
     torch.set_num_threads(threads)  # Ray tells the limit by OMP_NUM_THREADS, which torch read before it was set
+    peak = Peak()
+    allowed: float | None = None
     try:
-        with _ended_after(time_limit, folder), _bounded_memory(memory_limit):
-            result = _train(cell, data, folder, on_epoch)
+        with bounded_memory(memory_limit, gpu_share=gpu_share) as allowed:
+            result = _train(cell, data, folder, allowed, on_epoch)
     except Exception as wrong:
-        result = {"status": "KO", "reason": _reason(wrong, memory_limit)}
-    write_json(folder / RESULT, result)
-    (folder / STATE).unlink(missing_ok=True)
-    return result
+        if isinstance(wrong, OSError) and wrong.errno in _DISK:
+            raise
+        result = {"status": "KO", "reason": _reason(wrong, allowed)}
+    return _end(folder, result | {"memory_gib": peak.gib()})
+
+
+def measure_stopped(cell: Mapping[str, Any], data: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The result of a cell that was stopped early, after its last whole epoch: its net is saved, measured on all."""
+    if (folder / RESULT).exists():
+        return read_json(folder / RESULT)
+    _sweep_out(folder)
+    card = _card(cell, data)
+    net = card.build()
+    history = load_judged(folder / STATE, net)
+    net.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]  # missing in torch's stubs
+    done = f"stopped early, after epoch {len(history)} of {cell['epochs']}"
+    return _end(folder, {"status": "stopped", "reason": done, **_measured(net, card, cell, data, history, folder)})
 
 
 def _train(
     cell: Mapping[str, Any],
     data: Mapping[str, Any],
     folder: Path,
+    allowed: float | None,
     on_epoch: Callable[[dict[str, Any]], None] | None,
 ) -> dict[str, Any]:
-    images, labels = (array[: cell.get("train_size")] for array in data["train"])
-    card = ModelCard(
-        net=cell["net"],
-        parameters={name: cell[name] for name in NET_PARAMETERS if name in cell},
-        classes=data["classes"],
-        channels=images.shape[1],
-        size=images.shape[2:],
-    )
+    images, labels = _train_split(cell, data)
+    card = _card(cell, data)
+    asked = {name: cell[name] for name in FIT_PARAMETERS if name in cell}
+    if allowed:
+        _must_fit(card, images, asked, allowed)
     torch.manual_seed(cell["seed"])
     net = card.build()
     history = fit(
@@ -81,76 +107,98 @@ def _train(
         seed=cell["seed"],
         state=folder / STATE,
         on_epoch=on_epoch,
-        **{name: cell[name] for name in FIT_PARAMETERS if name in cell},
+        **asked,
     )
+    return {"status": "ok", "reason": None, **_measured(net, card, cell, data, history, folder)}
+
+
+def _must_fit(card: ModelCard, images: np.ndarray, asked: Mapping[str, Any], allowed: float) -> None:
+    """DoesNotFit where the training surely takes more than `allowed` GiB."""
+    asked = {name: one.default for name, one in inspect.signature(fit).parameters.items()} | dict(asked)
+    device = device_of_choice()
+    needed = training_bytes(
+        card.build,
+        (min(asked["batch_size"], len(images)), *images.shape[1:]),
+        optimizer=asked["optimizer"],
+        device=device.type,
+        bfloat16=has_fast_bf16(device),
+    )
+    if needed > allowed * GIB:
+        raise DoesNotFit(f"it needs at least {needed / GIB:.3g} GiB, and {allowed:.3g} GiB are allowed; not begun")
+
+
+def _measured(
+    net: nn.Module,
+    card: ModelCard,
+    cell: Mapping[str, Any],
+    data: Mapping[str, Any],
+    history: Sequence[dict[str, Any]],
+    folder: Path,
+) -> dict[str, Any]:
+    """What is said of a trained net, which is saved to `folder`."""
     last = history[-1]
-    test_images, test_labels = data["test"]
-    answers = logits_of(net, test_images).argmax(1).numpy()
+    labels = data["test"][1]
+    answers = _answers(net, data["test"][0])
+    validate = data.get("validate", {})
     measured = {
-        "accuracy": float((answers == test_labels).mean()),
+        "accuracy": float((answers == labels).mean()),
         **{name: last[name] for name in ("validation_accuracy", "validation_loss", "train_accuracy", "loss")},
-        "majority_share": float(np.bincount(test_labels).max() / len(test_labels)),
+        "majority_share": float(np.bincount(labels).max() / len(labels)),
         "largest_answer_share": float(np.bincount(answers).max() / len(answers)),
         "parameter_count": sum(p.numel() for p in net.parameters()),
-        "train_images": len(images),
+        "train_images": len(_train_split(cell, data)[0]),
+        "validate": {name: float((_answers(net, seen) == true).mean()) for name, (seen, true) in validate.items()},
     }
     card.trained = {"cell": dict(cell), "data": data["source"], "data_sha256": data["sha256"], **measured}
     saved = save(net, card, folder)
-    seconds = sum(row["seconds"] for row in history)
-    return {"status": "ok", "reason": None, **measured, "sha256": saved.sha256, "seconds": seconds, "epochs": history}
+    return {
+        **measured,
+        "sha256": saved.sha256,
+        "seconds": sum(row["seconds"] for row in history),
+        "epochs": history,
+    }
 
 
-def _reason(wrong: Exception, memory_limit: float | None) -> str:
+def _answers(net: nn.Module, images: np.ndarray) -> np.ndarray:
+    return logits_of(net, images).argmax(1).numpy()
+
+
+def _card(cell: Mapping[str, Any], data: Mapping[str, Any]) -> ModelCard:
+    images = data["train"][0]
+    return ModelCard(
+        net=cell["net"],
+        parameters={name: cell[name] for name in NET_PARAMETERS if name in cell},
+        classes=data["classes"],
+        channels=images.shape[1],
+        size=images.shape[2:],
+    )
+
+
+def _train_split(cell: Mapping[str, Any], data: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    images, labels = data["train"]
+    return images[: cell.get("train_size")], labels[: cell.get("train_size")]
+
+
+def _reason(wrong: Exception, allowed: float | None) -> str:
     text = " ".join(str(wrong).split())[:300] or type(wrong).__name__
     if isinstance(wrong, Diverged):
         return f"diverged: {text}"
+    if isinstance(wrong, DoesNotFit):
+        return f"out of memory: {text}"
     short_of_memory = ("can't allocate memory", "bad_alloc", "out of memory", "could not create a memory")
     if isinstance(wrong, (MemoryError, torch.OutOfMemoryError)) or any(sign in text for sign in short_of_memory):
-        return "out of memory" + (f": it needs more than the {memory_limit:g} GiB allowed" if memory_limit else "")
+        return "out of memory" + (f": it needs more than the {allowed:.3g} GiB allowed" if allowed else "")
     return f"failed: {text}"
 
 
-@contextmanager
-def _ended_after(seconds: float | None, folder: Path) -> Iterator[None]:
-    """End this process when the time is over. Nothing gentler stops a thread that hangs in native code."""
-
-    def end() -> None:
-        write_json(folder / RESULT, {"status": "KO", "reason": f"timed out after {seconds:g} s"})
-        os._exit(1)
-
-    if seconds is None:
-        yield
-        return
-    timer = threading.Timer(seconds, end)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
+def _end(folder: Path, result: dict[str, Any]) -> dict[str, Any]:
+    write_json(folder / RESULT, result)
+    (folder / STATE).unlink(missing_ok=True)
+    return result
 
 
-@contextmanager
-def _bounded_memory(gib: float | None) -> Iterator[None]:
-    """Let an allocation beyond `gib` GiB fail in this process.
-
-    The alternative is that Ray's memory monitor kills a worker, and with it the whole sweep.
-    """
-    if gib is None or torch.cuda.is_available():  # CUDA reserves address space freely, and says itself when it is full
-        yield
-        return
-    before = resource.getrlimit(resource.RLIMIT_DATA)
-    limit = _data_bytes() + int(gib * 2**30)
-    resource.setrlimit(resource.RLIMIT_DATA, (min(limit, before[1]) if before[1] >= 0 else limit, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_DATA, before)
-
-
-def _data_bytes() -> int:
-    """What counts towards RLIMIT_DATA now: private writable memory, `VmData` of this process."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmData:"):
-            return int(line.split()[1]) * 1024
-    return 0
+def _sweep_out(folder: Path) -> None:
+    """Remove what processes that were killed had half written."""
+    for partial in folder.glob(".*"):
+        if partial.name != ".lock":
+            partial.unlink(missing_ok=True)

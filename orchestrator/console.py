@@ -11,6 +11,8 @@ from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from orchestrator.progress import Board
+
 
 class Console:
     """Human text goes to standard output, or to standard error where that is kept for one JSON object (`--json`)."""
@@ -48,6 +50,9 @@ class Console:
 
     def bar(self, title: str, total: int, unit: str) -> "Bar":
         return Bar(self._progress, title, total, unit)
+
+    def board(self, nets: int, work: float) -> Board:
+        return Board(self._progress, nets, work)
 
 
 class Bar:

@@ -19,12 +19,14 @@ KEEP_PAGES = {
     "MALLOC_TOP_PAD_": str(64 << 20),
 }
 
-# Ray speaks of itself on every start; none of it is about the user's work.
+# Ray speaks of itself on every start; none of it is about the user's work. And how Tune is used.
 _QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the sweep names the only one it wants
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial's last report names no metric
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
 
@@ -119,3 +121,36 @@ def gpus() -> float:
     import ray
 
     return float(ray.cluster_resources().get("GPU", 0))
+
+
+BASE = 0.5  # GiB of a worker that has loaded torch and Ray, before it does anything
+
+
+def slots(threads: int, gpu_share: float, gib: float | None = None) -> int:
+    """How many processes the connected cluster holds at a time, each with so many CPUs, GPUs and GiB beyond `BASE`."""
+    return sum(_held(node, threads, gpu_share, gib) for node in _nodes())
+
+
+def memory_for_each(threads: int, gpu_share: float, at_once: int) -> float:
+    """GiB beyond `BASE` that each of `at_once` processes may take, on whichever node it runs.
+
+    Ray tells what each node had free when it joined, less the object store's part. That part, which mostly stays
+    unused, is the margin that keeps the node's memory monitor from killing.
+    """
+    held = [(node.get("memory", 0.0), min(at_once, _held(node, threads, gpu_share, None))) for node in _nodes()]
+    return max(0.1, min((memory / 2**30 / here - BASE for memory, here in held if here), default=0.1))
+
+
+def _nodes() -> list[dict[str, float]]:
+    import ray
+
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def _held(node: dict[str, float], threads: int, gpu_share: float, gib: float | None) -> int:
+    held = node.get("CPU", 0.0) / threads
+    if gpu_share:
+        held = min(held, node.get("GPU", 0.0) / gpu_share)
+    if gib is not None:
+        held = min(held, node.get("memory", 0.0) / 2**30 / (gib + BASE))
+    return int(held + 1e-9)  # 1 / 0.1 is 10

@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -174,13 +175,23 @@ def writable_folder(path: Path, purpose: str) -> Path:
 
 
 @contextmanager
-def locked(out: Path) -> Iterator[None]:
-    """One driver at a time works on a run; the kernel frees the lock of a process that dies."""
+def locked(out: Path, *, patience: float = 0.0) -> Iterator[None]:
+    """One process at a time works in a folder; the kernel frees the lock of one that dies.
+
+    Raises:
+        UserError: another process has held it for `patience` seconds.
+    """
+    deadline = time.monotonic() + patience
     with (out / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"another dxray process works on '{out}' now; wait for it or choose another --out"
-            ) from None
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() < deadline:
+                    time.sleep(0.1)
+                    continue
+                raise UserError(
+                    f"another dxray process works on '{out}' now; wait for it or choose another --out"
+                ) from None
         yield

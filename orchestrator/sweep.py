@@ -1,27 +1,28 @@
-"""`dxray sweep`: Ray Tune spreads the grid over workers; a table of every cell, and the best net saved."""
+"""`dxray sweep`: what was asked and with which faces; the trainings, a table of every cell, and the best net saved."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from logging import CRITICAL, getLogger
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ray import tune
 
-from models.checkpoint import CARD, WEIGHTS, versions
+from models.checkpoint import versions
 from models.faces import Faces, read
-from orchestrator.cell import RESULT, train_cell
-from orchestrator.console import Bar, Console
+from orchestrator.cell import RESULT
+from orchestrator.console import Console
 from orchestrator.errors import Interrupted, UserError
-from orchestrator.grid import Grid, cells, varied
-from orchestrator.ray_session import connected, cpus, gpus
-from orchestrator.store import locked, read_json, replace_folder, writable_folder, write_json
-from orchestrator.trials import best_of, trial_row, write_tables
+from orchestrator.grid import Grid, cells
+from orchestrator.mlflow_log import MlflowLog
+from orchestrator.ray_session import connected, cpus, gpus, memory_for_each, slots
+from orchestrator.search import chosen
+from orchestrator.store import locked, read_json, writable_folder, write_json
+from orchestrator.trials import best_of
+from orchestrator.tuning import Limits, train_cells
 
 FORMAT = "dxray sweep 1"
 CONFIG = "sweep.json"
-CRASHES = 2  # a cell whose process dies is begun again (from its last epoch) that often
 
 
 @dataclass
@@ -31,10 +32,15 @@ class SweepConfig:
     Attributes:
         data, size, classes, label, data_seed: as `models.faces.read` takes them.
         grid: parameter -> its values, or several such grids, whose union is trained; see `grid.cells`.
+        search, samples: how many of the grid's cells are trained, and how they are found; see `search.chosen`.
+        stop_early: trainings that lag behind others are stopped, see `search.early_stopping`.
+        validate: name -> source of further faces, all of which every net is measured on.
         cpus_per_trial: threads of each training; None: the CPUs shared out among the trainings that run at a time.
         gpus_per_trial: share of a GPU; None: one where there is one.
         max_concurrent: trainings at a time; None: as many as fit.
-        time_limit, memory_limit: seconds and GiB for each training; None: no limit.
+        time_limit: seconds for each training; None: no limit.
+        memory_limit: GiB for each training; None: the memory shared out among the trainings that run at a time.
+        mlflow: address of an MLflow server or store; None: none.
     """
 
     data: str = "synthetic"
@@ -43,17 +49,22 @@ class SweepConfig:
     label: str | None = None
     data_seed: int = 0
     grid: Grid | Sequence[Grid] = field(default_factory=dict)
+    search: str = "grid"
+    samples: int | None = None
+    stop_early: bool = False
+    validate: dict[str, str] = field(default_factory=dict)
     cpus_per_trial: int | None = None
     gpus_per_trial: float | None = None
     max_concurrent: int | None = None
     time_limit: float | None = None
     memory_limit: float | None = None
+    mlflow: str | None = None
 
 
 def sweep(
     config: SweepConfig, out: Path, console: Console, *, address: str | None = None, faces: Faces | None = None
 ) -> dict[str, Any]:
-    """Train every cell of the grid; returns the rows of the table, and where the best net is.
+    """Train the cells of the grid; returns the rows of the table, and where the best net is.
 
     The best net is chosen on the validation split; `accuracy` is that of the test split, which decided nothing.
 
@@ -61,24 +72,23 @@ def sweep(
         faces: those of `config.data`, where the caller has read them already.
 
     Raises:
-        UserError: the grid or the folder is not usable, a split is empty, or no cell could be trained.
+        UserError: the request or the folder is not usable, a split is empty, or no cell could be trained.
         Interrupted: Ctrl-C; the finished cells are in the table.
     """
-    todo = cells(config.grid)
-    data = _arrays(faces or _read(config, console))
+    todo = chosen(cells(config.grid), config.search, config.samples, config.data_seed)
+    data, hashes = _arrays(config, faces or _read(config, console), console)
     out = writable_folder(out, "the sweep's results")
     with locked(out):
         if (out / CONFIG).exists():
-            raise UserError(f"'{out}' already holds a sweep; choose another --out, or go on with it: {_resume(out)}")
-        with connected(address):
-            if config.gpus_per_trial is None:
-                config.gpus_per_trial = float(gpus() > 0)
-            if config.cpus_per_trial is None:
-                # Where there are fewer nets than CPUs each gets several threads; else one each wastes least.
-                config.cpus_per_trial = max(1, cpus() // min(len(todo), config.max_concurrent or len(todo)))
-            record = {"format": FORMAT, "config": asdict(config), "cells": todo, "data_sha256": data["sha256"]}
+            raise UserError(
+                f"'{out}' already holds a sweep; choose another --out, or go on with it: dxray sweep --resume '{out}'"
+            )
+        log = MlflowLog(config.mlflow, out, console) if config.mlflow else None
+        with _stops(out, len(todo)), connected(address):
+            _share_out(config, len(todo))
+            record = {"format": FORMAT, "config": asdict(config), "cells": todo, **hashes}
             write_json(out / CONFIG, record | {"versions": versions()})
-            return _run(config, todo, data, out, console)
+            return _train(config, todo, data, out, console, log)
 
 
 def resume(out: Path, console: Console, *, address: str | None = None, faces: Faces | None = None) -> dict[str, Any]:
@@ -89,136 +99,106 @@ def resume(out: Path, console: Console, *, address: str | None = None, faces: Fa
         Interrupted: Ctrl-C; the finished cells are in the table.
     """
     out = out.expanduser().absolute()
+    config, record = recorded(out)
+    data, hashes = _arrays(config, faces or _read(config, console), console)
+    for source, (then, now) in _sources(config, record, hashes).items():
+        if then != now:
+            raise UserError(f"'{source}' holds other faces than when '{out}' was started; put them back")
+    with locked(writable_folder(out, "the sweep's results")):
+        log = MlflowLog(config.mlflow, out, console) if config.mlflow else None
+        with _stops(out, len(record["cells"])), connected(address):
+            return _train(config, record["cells"], data, out, console, log)
+
+
+def recorded(out: Path) -> tuple[SweepConfig, dict[str, Any]]:
+    """What the sweep in `out` was asked, and its record whole.
+
+    Raises:
+        UserError: `out` holds no sweep, or one of another format.
+    """
     record = read_json(out / CONFIG)
     if record.get("format") != FORMAT:
         raise UserError(f"{out / CONFIG} is of another format than '{FORMAT}'; start the sweep anew in another folder")
-    config = SweepConfig(**record["config"])
-    data = _arrays(faces or _read(config, console))
-    if data["sha256"] != record["data_sha256"]:
-        raise UserError(f"'{config.data}' holds other faces than when '{out}' was started; put them back")
-    with locked(writable_folder(out, "the sweep's results")), connected(address):
-        return _run(config, record["cells"], data, out, console)
+    return SweepConfig(**record["config"]), record
 
 
-def _run(
-    config: SweepConfig, todo: Sequence[dict[str, Any]], data: dict[str, Any], out: Path, console: Console
+@contextmanager
+def _stops(out: Path, nets: int) -> Iterator[None]:
+    """What ends a sweep before its time, as one sentence that says what is kept and how to go on."""
+
+    def go_on() -> str:
+        ended = len(list(out.glob(f"cells/*/{RESULT}")))
+        return f"{ended} of {nets} nets are finished and kept; go on with: dxray sweep --resume '{out}'"
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted(f"stopped by Ctrl-C; {go_on()}") from None
+    except UserError:
+        raise
+    except Exception as wrong:
+        disk: BaseException | None = wrong
+        while disk and not isinstance(disk, OSError):
+            disk = disk.__cause__ or disk.__context__
+        if disk is None:
+            raise
+        raise UserError(f"'{out}' takes no more ({disk}); make room there: {go_on()}") from None
+
+
+def _share_out(config: SweepConfig, nets: int) -> None:
+    """Fill in, for good, what the request leaves to the cluster that is connected."""
+    if config.gpus_per_trial is None:
+        config.gpus_per_trial = float(gpus() > 0)
+    if config.cpus_per_trial is None:
+        # Where there are fewer nets than CPUs each gets several threads; else one each wastes least.
+        config.cpus_per_trial = max(1, cpus() // min(nets, config.max_concurrent or nets))
+    if config.memory_limit is None and not config.gpus_per_trial:
+        threads = config.cpus_per_trial
+        at_once = min(nets, config.max_concurrent or nets, slots(threads, 0))
+        # Two digits: the table says it, and should say the same on a day with a little less memory.
+        config.memory_limit = float(f"{memory_for_each(threads, 0, max(1, at_once)) * 0.95:.2g}")
+
+
+def _train(
+    config: SweepConfig,
+    todo: list[dict[str, Any]],
+    data: Mapping[str, Any],
+    out: Path,
+    console: Console,
+    log: MlflowLog | None,
 ) -> dict[str, Any]:
-    watcher = Watcher(todo, out)
-    left = [i for i in range(len(todo)) if i not in watcher.rows]
-    threads = config.cpus_per_trial or 1
-    at_once = int(min(len(left), config.max_concurrent or len(left), max(1, cpus() // threads)))
-    console.say(
-        f"sweep: {len(left)} of {len(todo)} nets to train, {at_once} at a time with {threads} CPU each, "
-        f"on {cpus()} CPUs and {gpus():g} GPUs"
+    rows = train_cells(
+        todo,
+        data,
+        out,
+        console,
+        _limits(config, console),
+        study=(config.samples or 0, config.data_seed) if config.search == "optuna" else None,
+        stop_early=config.stop_early,
+        log=log,
     )
-    if left:
-        limits = {"threads": threads, "time_limit": config.time_limit, "memory_limit": config.memory_limit}
-        share = {"cpu": threads, "gpu": config.gpus_per_trial or 0}
-        tuner = tune.Tuner(
-            tune.with_resources(tune.with_parameters(_trial, data=data, out=out, limits=limits), share),
-            param_space={"trial": tune.grid_search([{"index": i, "cell": todo[i]} for i in left])},
-            tune_config=tune.TuneConfig(reuse_actors=True, max_concurrent_trials=config.max_concurrent or 0),
-            run_config=tune.RunConfig(
-                name=f"tune-{len(list(out.glob('tune-*')))}",
-                storage_path=str(out),
-                callbacks=[watcher],
-                failure_config=tune.FailureConfig(max_failures=CRASHES),
-                verbose=0,
-            ),
-        )
-        getLogger("ray.tune").setLevel(CRITICAL)  # a failed cell is a row of the table, not a traceback
-        try:
-            with console.bar("training", sum(todo[i]["epochs"] for i in left), "epochs") as watcher.bar:
-                tuner.fit()
-        except KeyboardInterrupt:
-            raise Interrupted(
-                f"stopped by Ctrl-C; {len(watcher.rows)} of {len(todo)} nets are finished and in the table; "
-                f"go on with: {_resume(out)}"
-            ) from None
-    rows = watcher.table()
     best = best_of(rows)
     if best is None:
         raise UserError(f"none of the {len(rows)} nets could be trained; the first: {rows[0]['reason']}")
     return {"out": str(out), "best": str(out / "best"), "best_trial": best, "trials": rows}
 
 
-def _trial(config: dict[str, Any], data: dict[str, Any], out: Path, limits: dict[str, Any]) -> None:
-    """All that Tune knows of a cell."""
-    index, cell = config["trial"]["index"], config["trial"]["cell"]
-    train_cell(cell, data, _folder(out, index), on_epoch=tune.report, **limits)
-    tune.report({"ended": True})
-
-
-class Watcher(tune.Callback):
-    """Keeps tables and best net as cells end, so that these are on disk whatever happens next; drives the bar."""
-
-    def __init__(self, cells: Sequence[Mapping[str, Any]], out: Path) -> None:
-        self.cells, self.out = cells, out
-        self.bar: Bar | None = None
-        self.rows: dict[int, dict[str, Any]] = {}
-        self._names = varied(cells) or ["net"]
-        for index in range(len(cells)):
-            if (_folder(out, index) / RESULT).exists():
-                self._keep(index)
-        if self.rows:
-            self._write()
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Tune pickles its callbacks beside its state; a bar that is being drawn cannot be."""
-        return vars(self) | {"bar": None}
-
-    def table(self) -> list[dict[str, Any]]:
-        return [self.rows[index] for index in sorted(self.rows)]
-
-    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
-        if self.bar and "validation_accuracy" in result:
-            self.bar.advance(1, f"{self._called(trial)}: validation {result['validation_accuracy']:.1%}")
-
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        self._ended(trial)
-
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        result = _folder(self.out, trial.config["trial"]["index"]) / RESULT
-        if not result.exists():
-            reason = f"crashed: its process died {CRASHES + 1} times (killed, or a fault in native code)"
-            write_json(result, {"status": "KO", "reason": reason})
-        self._ended(trial)
-
-    def _ended(self, trial: Any) -> None:
-        row = self._keep(trial.config["trial"]["index"])
-        self._write()
-        if self.bar and row["status"] == "ok":
-            self.bar.log(f"done: {self._called(trial)}: test {row['accuracy']:.2%} in {row['seconds']:.0f} s")
-        elif self.bar:
-            self.bar.log(f"KO: {self._called(trial)}: {row['reason']}")
-
-    def _keep(self, index: int) -> dict[str, Any]:
-        row = trial_row(index, self.cells[index], read_json(_folder(self.out, index) / RESULT))
-        self.rows[index] = row
-        return row
-
-    def _write(self) -> None:
-        rows = self.table()
-        write_tables(self.out, rows)
-        best = best_of(rows)
-        if best and _sha256(self.out / "best") != best["sha256"]:
-            replace_folder(_folder(self.out, best["cell"]), self.out / "best", only=(CARD, WEIGHTS))
-
-    def _called(self, trial: Any) -> str:
-        cell = trial.config["trial"]["cell"]
-        return " ".join(f"{name}={cell[name]}" for name in self._names if name in cell)
-
-
-def _folder(out: Path, index: int) -> Path:
-    return out / "cells" / f"{index:04d}"
-
-
-def _sha256(folder: Path) -> str | None:
-    return read_json(folder / CARD)["sha256"] if (folder / CARD).exists() else None
-
-
-def _resume(out: Path) -> str:
-    return f"dxray sweep --resume '{out}'"
+def _limits(config: SweepConfig, console: Console) -> Limits:
+    """UserError where the cluster has nothing that even one training would fit on."""
+    threads, share, gib = config.cpus_per_trial or 1, config.gpus_per_trial or 0.0, config.memory_limit
+    most = slots(threads, share)
+    if not most:
+        raise UserError(
+            f"no node has the {threads} CPUs and {share:g} GPUs that a training is to have "
+            f"(the cluster has {cpus()} and {gpus():g}); give less by --cpus-per-trial and --gpus-per-trial"
+        )
+    if gib and not share:
+        there = memory_for_each(threads, share, 1)
+        if gib > there:
+            console.say(f"memory: {gib:g} GiB are allowed for each net, but only {there:.3g} GiB are there")
+            gib = there
+        most = max(1, slots(threads, share, gib))
+    return Limits(threads, share, config.time_limit, gib, min(most, config.max_concurrent or most))
 
 
 def _read(config: SweepConfig, console: Console) -> Faces:
@@ -229,8 +209,9 @@ def _read(config: SweepConfig, console: Console) -> Faces:
     return faces
 
 
-def _arrays(faces: Faces) -> dict[str, Any]:
-    """The splits as plain arrays: put into Ray's object store once, read by every trial without a copy."""
+def _arrays(config: SweepConfig, faces: Faces, console: Console) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What every training gets, as plain arrays, and the hashes of all faces in it, as they are recorded."""
+    hashes: dict[str, Any] = {"data_sha256": faces.sha256()}
     data: dict[str, Any] = {"classes": faces.classes, "source": faces.source, "sha256": faces.sha256()}
     for name in ("train", "validation", "test"):
         split = faces.split(name)
@@ -239,4 +220,37 @@ def _arrays(faces: Faces) -> dict[str, Any]:
         # In an order of its own: rows are sorted by name, and `train_size` takes the first.
         order = np.random.default_rng(0).permutation(len(split))
         data[name] = (split.images[order], split.labels[order])
-    return data
+    others = {name: _other(name, source, config, faces) for name, source in config.validate.items()}
+    data["validate"] = {name: (other.images, other.labels) for name, other in others.items()}
+    if others:
+        hashes["validate_sha256"] = {name: other.sha256() for name, other in others.items()}
+        console.say("\n".join(f"also measured on {name}: {len(o):,} faces of {o.source}" for name, o in others.items()))
+    return data, hashes
+
+
+def _other(name: str, source: str, config: SweepConfig, faces: Faces) -> Faces:
+    """The faces of a `--validate`, as the nets take them."""
+    kind = source.partition(":")[0]
+    channels, size = faces.images.shape[1], faces.images.shape[2:]
+    found = read(
+        source,
+        size=(size[0], size[1]),
+        channels=channels,
+        seed=config.data_seed,
+        classes=config.classes or None,
+        label=config.label if kind in ("parquet", "hf") else None,
+    )
+    if tuple(found.classes) != tuple(faces.classes):
+        raise UserError(
+            f"--validate {name}={source} has the classes {', '.join(found.classes)}, and the nets learn "
+            f"{', '.join(faces.classes)}; give faces of the same classes, in the same order"
+        )
+    return found
+
+
+def _sources(config: SweepConfig, record: Mapping[str, Any], hashes: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """Source -> its hash as recorded, and now."""
+    found = {config.data: (record["data_sha256"], hashes["data_sha256"])}
+    for name, source in config.validate.items():
+        found[source] = (record["validate_sha256"][name], hashes["validate_sha256"][name])
+    return found

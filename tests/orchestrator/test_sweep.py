@@ -70,7 +70,7 @@ def test_a_cell_whose_process_dies_goes_on_in_another(faces: Faces, tmp_path: Pa
     """Only the worker is killed, by its process id, and only once: the cell is trained all the same."""
     killed: list[int] = []
 
-    def kill(bar: Any, by: int = 1, note: str = "") -> None:
+    def kill(board: Any, key: int, row: Any) -> None:
         if not killed:
             worker = _worker_of(os.getpid())
             if worker:
@@ -78,7 +78,7 @@ def test_a_cell_whose_process_dies_goes_on_in_another(faces: Faces, tmp_path: Pa
                 killed.append(worker)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("orchestrator.console.Bar.advance", kill)
+        patch.setattr("orchestrator.progress.Board.epoch", kill)
         result = sweep(config(filters=[4], epochs=[8]), tmp_path / "out", console, faces=faces)
     assert killed
     assert [row["status"] for row in result["trials"]] == ["ok"]

@@ -1,0 +1,120 @@
+"""Nets that go wrong, and Rays of a test's own for a sweep with them. Run as a script, with its folder on PYTHONPATH.
+
+A worker of Ray imports only what its driver's packages hold, and these hold no test code; so Ray is told to call
+`register` in every worker as it starts.
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.cluster_utils import Cluster
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+
+import orchestrator.tuning
+from models import MODELS
+from models.convnet import ConvNet
+from orchestrator.console import Console
+from orchestrator.ray_session import connected
+from orchestrator.sweep import SweepConfig, sweep
+
+
+def planted(act: Callable[[], Any]) -> type[ConvNet]:
+    """A net that does it when it is trained, and not when it is only asked for its size."""
+
+    class Planted(ConvNet):
+        def forward(self, images: Tensor) -> Tensor:
+            if not isinstance(images, FakeTensor):
+                act()
+            return super().forward(images)
+
+    return Planted
+
+
+def fail() -> None:
+    raise RuntimeError("the planted fault")
+
+
+def register() -> None:
+    """In the driver and in every worker."""
+    MODELS.update(
+        raising=planted(fail), exiting=planted(lambda: os._exit(3)), sleeping=planted(lambda: time.sleep(600))
+    )
+    if "SPY" in os.environ:
+        orchestrator.tuning.run_cell = spied(orchestrator.tuning.run_cell)
+
+
+def spied(run_cell: Callable[..., Any]) -> Callable[..., Any]:
+    """`run_cell` that first writes down where in memory its training images lie."""
+
+    def run(cell: Any, data: Any, folder: Path, **limits: Any) -> Any:
+        images = data["train"][0]
+        address = images.__array_interface__["data"][0]
+        for line in Path("/proc/self/maps").read_text().splitlines():
+            span, _, *rest = line.split(maxsplit=5)
+            first, last = (int(end, 16) for end in span.split("-"))
+            if first <= address < last:
+                seen = {"file": rest[-1], "writeable": images.flags.writeable}
+                with (Path(os.environ["SPY"]) / f"{folder.name}.json").open("w") as file:
+                    json.dump(seen, file)
+        return run_cell(cell, data, folder, **limits)
+
+    return run
+
+
+@contextmanager
+def own_ray(**options: Any) -> Iterator[None]:
+    ray.init(
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="error",
+        runtime_env={"worker_process_setup_hook": "planted.register"},
+        **options,
+    )
+    try:
+        with connected():
+            yield
+    finally:
+        ray.shutdown()
+
+
+def lose_a_node(config: SweepConfig, out: Path) -> None:
+    """The sweep on two nodes of one CPU each, one of which dies when both are in the middle of a training."""
+    health = {f"health_check_{name}": value for name, value in FAST_HEALTH_CHECKS.items()}
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "_system_config": health})
+    lost = cluster.add_node(num_cpus=1)
+    epochs: dict[int, int] = {}
+
+    def kill(board: Any, key: int, row: dict[str, Any]) -> None:
+        epochs[key] = row["epoch"]
+        if len(epochs) == 2 and lost in cluster.worker_nodes:
+            cluster.remove_node(lost, allow_graceful=False)
+            print("killed in epochs", epochs, file=sys.stderr, flush=True)
+
+    orchestrator.progress.Board.epoch = kill  # type: ignore[method-assign]
+    try:
+        with own_ray(address=cluster.address):
+            sweep(config, out, Console())
+    finally:
+        cluster.shutdown()
+
+
+# A dead node is known after a second instead of fifteen.
+FAST_HEALTH_CHECKS = {"initial_delay_ms": 0, "period_ms": 500, "timeout_ms": 500, "failure_threshold": 2}
+
+
+if __name__ == "__main__":
+    verb, folder, asked, *rest = sys.argv[1:]
+    register()
+    if verb == "lose_a_node":
+        lose_a_node(SweepConfig(**json.loads(asked)), Path(folder))
+    else:
+        with own_ray(address="local", **json.loads(rest[0] if rest else "{}")):
+            sweep(SweepConfig(**json.loads(asked)), Path(folder), Console())
