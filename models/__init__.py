@@ -6,10 +6,12 @@ from torch import nn
 
 from models.convnet import ConvNet
 from models.densenet import DenseNet
+from models.resnet import ResNet
 
 MODELS: dict[str, type[nn.Module]] = {
     "convnet": ConvNet,
     "densenet": DenseNet,
+    "resnet": ResNet,
 }
 
 

@@ -1,4 +1,4 @@
-"""Both nets of the course: shapes, parameter counts, the grid's parameters, and what they refuse."""
+"""The nets of the course, and a ResNet: shapes, parameter counts, the grid's parameters, and what they refuse."""
 
 from typing import Any
 
@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from models import MODELS, build
+from models.layers import Dropout
 
 
 @pytest.mark.parametrize("net", MODELS)
@@ -16,7 +17,7 @@ def test_images_become_logits(net: str, form: tuple[int, tuple[int, int], int]) 
     assert made(torch.rand(2, channels, *size)).shape == (2, classes)
 
 
-@pytest.mark.parametrize(("net", "count"), [("densenet", 93_672), ("convnet", 23_752)])
+@pytest.mark.parametrize(("net", "count"), [("densenet", 93_672), ("convnet", 23_752), ("resnet", 1_573_610)])
 def test_the_parameter_count_is_the_documented_one(net: str, count: int) -> None:
     assert sum(p.numel() for p in build(net).parameters()) == count
     assert f"{count:,} parameters" in (MODELS[net].__doc__ or "")
@@ -38,7 +39,7 @@ def test_a_dense_block_sees_all_that_came_before() -> None:
     assert [weights[f"blocks.1.convs.{i}.0.weight"].shape[1] for i in range(3)] == [32, 37, 42]
 
 
-@pytest.mark.parametrize("net", MODELS)
+@pytest.mark.parametrize("net", ["convnet", "densenet"])
 def test_parameters_change_the_net_as_their_names_say(net: str) -> None:
     modules = list(build(net, blocks=2, convs=3, dropout=0.5, batch_norm=True).modules())
     kinds = [type(m).__name__ for m in modules]
@@ -47,6 +48,31 @@ def test_parameters_change_the_net_as_their_names_say(net: str) -> None:
     assert kinds.count("BatchNorm2d") == kinds.count("Dropout") == convolutions
     assert convolutions == 2 * 3 + (2 if net == "densenet" else 0)
     assert "BatchNorm2d" not in [type(m).__name__ for m in build(net).modules()]
+
+
+def test_a_residual_net_has_two_convolutions_a_residual_and_doubles_its_filters() -> None:
+    modules = list(build("resnet", blocks=3, convs=6, filters=4, dropout=0.5).modules())
+    widths = [m.out_channels for m in modules if isinstance(m, torch.nn.Conv2d) and m.kernel_size == (3, 3)]
+    assert widths == [4] * 6 + [8] * 6 + [16] * 6
+    assert {m.share for m in modules if isinstance(m, Dropout)} == {0.5}
+    with pytest.raises(ValueError, match="even number"):
+        build("resnet", convs=3)
+
+
+def test_a_residual_net_adds_what_it_read() -> None:
+    """Its last batch norms at zero, each residual passes on what it reads."""
+    made = build("resnet", blocks=1, filters=4).eval()
+    for name, parameter in made.named_parameters():
+        if "second_norm" in name:
+            torch.nn.init.zeros_(parameter)
+    read = torch.rand(2, 4, 6, 6)
+    assert torch.equal(made.get_submodule("residuals")(read), read)
+
+
+@pytest.mark.parametrize("size", [(48, 48), (50, 38), (33, 17)])
+def test_sizes_that_cannot_be_halved_evenly_fit_all_nets(size: tuple[int, int]) -> None:
+    for net in MODELS:
+        assert build(net, size=size, filters=2, dropout=0.1).train()(torch.rand(2, 1, *size)).shape == (2, 2)
 
 
 @pytest.mark.parametrize(
