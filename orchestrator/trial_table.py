@@ -84,9 +84,11 @@ class Figure:
     """What is said of a place: mean and spread of the accuracy over its seeds, in [0, 1], and what went otherwise.
 
     Attributes:
+        accuracy: None where no seed has a net.
         spread: standard deviation; None for fewer than two nets.
         remarks: of `SIGNS`, those that apply to one seed at least.
-        failed: words for the reasons of KO; `shares` says of how many seeds, where not of all.
+        failed: words for the reasons of KO.
+        share: of how many seeds that is, such as 1/3; empty where of all.
     """
 
     accuracy: float | None
@@ -139,12 +141,12 @@ def value_text(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def title(rows: Sequence[Row]) -> str:
+def title(rows: Sequence[Row], figures: str = "test accuracy in %") -> str:
     """What the figures are, and what the larger class alone gives."""
     shares = {row["majority_share"] for row in rows if row["status"] in TRAINED}
-    seeds = ", mean ± standard deviation over seeds" if len({row["seed"] for row in rows}) > 1 else ""
+    seeds = ", mean and standard deviation over seeds" if len({row["seed"] for row in rows}) > 1 else ""
     larger = f" (larger class alone: {100 * max(shares):.1f})" if shares else ""
-    return f"test accuracy in %{seeds}{larger}"
+    return f"{figures}{seeds}{larger}"
 
 
 def show_table(rows: Sequence[Row], console: Console) -> None:
@@ -154,9 +156,22 @@ def show_table(rows: Sequence[Row], console: Console) -> None:
     """
     lines = _pivot_that_fits(rows, console.width)
     if lines is None:
-        _show_list(rows, console, title(rows))
-        return
-    console.table(title(rows), lines[0], lines[1:])
+        _show_list(rows, console, title(rows, "accuracy of each net"))
+    else:
+        console.table(title(rows), lines[0], lines[1:])
+        _explain(rows, console)
+        if any(row["status"] in TRAINED for row in rows):
+            _show_list(rows, console, "the best on the validation split", LISTED)
+    # A preset asks for as many images as the course had; whoever has fewer is told.
+    for asked, used in sorted(
+        {(row["train_size"], row["train_images"]) for row in rows if row.get("train_images")}, key=str
+    ):
+        if asked and used < asked:
+            console.say(f"train_size {asked:,}: the data hold {used:,} training images, and all of them were used")
+
+
+def _explain(rows: Sequence[Row], console: Console) -> None:
+    """The signs that came in a table, and in full the reasons for KO, each once."""
     for remark, (sign, meaning) in SIGNS.items():
         if any(remark in (row["mark"], row["status"]) for row in rows):
             console.say(f"{sign} {meaning}")
@@ -165,7 +180,6 @@ def show_table(rows: Sequence[Row], console: Console) -> None:
         console.say(f"KO {reason_word(reason)}, {count} net{'s' * (count > 1)}: {reason}")
     if len(counts) > REASONS:
         console.say(f"... and {len(counts) - REASONS} further reasons, in trials.parquet")
-    _show_list(rows, console, f"the best {LISTED} on the validation split", LISTED)
 
 
 def _pivot_that_fits(rows: Sequence[Row], width: int) -> list[list[str]] | None:
@@ -212,10 +226,11 @@ def _news(keys: Sequence[Key]) -> list[list[str]]:
 
 
 def _show_list(rows: Sequence[Row], console: Console, heading: str, most: int | None = None) -> None:
-    """Best first; only the parameters that differ; several seeds of one cell are one line."""
+    """Best first, the first `most` that have a net or all; only what differs; several seeds of a cell are one line."""
     names = _differing(rows) or ["net"]
-    groups = pivot(rows, ()).groups.values()
-    ranked = sorted(groups, key=rank)[:most]
+    ranked = sorted(pivot(rows, ()).groups.values(), key=rank)
+    if most:
+        ranked = [group for group in ranked if any(row["status"] in TRAINED for row in group)][:most]
     header = [*names, "parameters", "validation", "test", "seconds", "remark"]
     lines = [[*(value_text(group[0][name]) for name in names), *_figures(group)] for group in ranked]
     if not any(line[-1] for line in lines):

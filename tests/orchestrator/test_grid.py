@@ -57,6 +57,7 @@ def test_what_differs_is_what_a_table_shows() -> None:
         ({"dropout": "0.5"}, "'dropout' must be a number from 0 up, and '0.5' came"),
         ({"dropout": [True]}, "'dropout' must be a number from 0 up, and True came"),
         ({"lr": [float("nan")]}, "'lr' must be a number from 0 up, and nan came"),
+        ({"lr": float("inf")}, "'lr' must be a number from 0 up, and inf came"),
         ({"lr": [-0.1]}, "'lr' must be a number from 0 up, and -0.1 came"),
         ({"batch_norm": [1]}, "'batch_norm' must be on or off, and 1 came"),
         ({"optimizer": [1]}, "'optimizer' must be a word, and 1 came"),

@@ -120,7 +120,7 @@ def test_seeds_are_a_mean_with_its_spread_and_one_that_failed_is_not_hidden(
     grid = {"net": "convnet", "filters": [4, 8], "dropout": [0.1, 0.5], "seed": [0, 1, 2]}
     given = {0: result(0.8), 1: result(0.9), 2: result(0.85), 3: KO[1], 4: result(0.8), 5: result(0.9), 6: None}
     text = shown(rows(grid, given))
-    assert "mean ± standard deviation over seeds" in text
+    assert "mean and standard deviation over seeds" in text
     assert places(text) == [
         ["4", "", "85.0 ± 5.0", "85.0 ± 7.1 KO 1/3 diverged"],
         ["8", "", "90.0 ± 0.0 ·", "90.0 ± 0.0"],
@@ -146,6 +146,27 @@ def test_what_makes_no_table_is_a_list_with_the_best_first(rows: Rows, result: R
     ]
     assert "KO: timed out after 60 s" in text
     assert "one class" in text
+
+
+def test_below_the_table_stand_the_best_with_their_cost(rows: Rows, result: Result, shown: Shown) -> None:
+    given = KO | {7: result(0.95, seconds=70.0), 8: result(0.5, validation_accuracy=0.99)}
+    best = shown(rows(GRID, given)).partition("the best on the validation split")[2]
+    lines = places(best)
+    assert len(lines) == 5
+    assert [line[4:] for line in lines[:2]] == [
+        ["1,000", "99.00%", "50.00%", "12", "under majority: worse than always answering the larger class"],
+        ["1,000", "95.00%", "95.00%", "70", "-"],
+    ]
+    few = shown(rows(GRID, dict.fromkeys(range(15), KO[0]))).partition("the best on the validation split")[2]
+    assert len(places(few)) == 1
+    assert "KO" not in few
+
+
+def test_fewer_training_images_than_asked_for_are_said_once(rows: Rows, result: Result, shown: Shown) -> None:
+    grid = GRID | {"train_size": 100_000}
+    text = shown(rows(grid, dict.fromkeys(range(16), result(train_images=17_145)) | {0: KO[0], 1: None}))
+    assert text.count("train_size 100,000: the data hold 17,145 training images, and all of them were used") == 1
+    assert "the data hold" not in shown(rows(GRID | {"train_size": 600}))
 
 
 def test_a_sweep_without_any_net_yet_is_shown(rows: Rows, shown: Shown) -> None:
