@@ -41,10 +41,12 @@ FIT_PARAMETERS = {
     "optimizer": Parameter(str, "adamw or sgd", "adamw"),
     "schedule": Parameter(str, "of the learning rate: onecycle or cosine", "onecycle"),
     "label_smoothing": Parameter(float, "share of each label given to the other classes", "0.05"),
-    "augment": Parameter(bool, "training images mirrored, moved, made brighter and darker at random", "on"),
+    "augment": Parameter(bool, "training images mirrored, turned, zoomed, moved, lit at random", "on"),
+    "erase": Parameter(float, "share of training images that lose a part", "0"),
+    "average": Parameter(float, "share that an average of the weights keeps at a step", "0"),
 }
 PARAMETERS = {
-    "net": Parameter(str, "densenet or convnet", "both"),
+    "net": Parameter(str, "densenet, convnet or resnet", "the first two"),
     **NET_PARAMETERS,
     **FIT_PARAMETERS,
     "train_size": Parameter(int, "training images used", "all", least=1),
