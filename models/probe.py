@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
+from models.batches import to_device
+
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _RELUS = (F.relu, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_)
 
@@ -39,7 +41,7 @@ def layer_figures(net: nn.Module, inputs: np.ndarray, labels: np.ndarray) -> lis
     parameters = {name: p.detach().requires_grad_(p.is_floating_point()) for name, p in net.named_parameters()}
     buffers = {name: buffer.clone() for name, buffer in net.named_buffers()}
     device = next(net.parameters()).device
-    batch = torch.tensor(inputs, device=device).to(torch.float32, memory_format=torch.channels_last).div_(255)
+    batch = to_device(inputs, device)
     with _training(net, device), torch.enable_grad(), _Watch(layers) as watch:
         logits = functional_call(net, parameters | buffers, batch)
         loss = F.cross_entropy(logits, torch.tensor(labels, device=device))

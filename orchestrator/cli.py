@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ EXAMPLES = {
     "attack": "dxray attack faces/ --model runs/sweep --out runs/attack",
     "predict": "dxray predict face.png other.jpg --model runs/sweep",
     "verify": "dxray verify runs/attack",
+    "doctor": "dxray doctor runs/sweep --cell 3",
     "demo": "dxray demo --out runs/demo",
 }
 
@@ -67,6 +69,7 @@ def parser() -> argparse.ArgumentParser:
     )
     _predict_parser(_verb(verbs, "predict", _predict, "say the class of images, and how sure the net is"))
     _verify_parser(_verb(verbs, "verify", _verify, "re-read every saved image of an attack and count what still fools"))
+    _doctor_parser(_verb(verbs, "doctor", _doctor, "say what is wrong with a training, and what to do about it"))
     _demo_parser(_verb(verbs, "demo", _demo, "the whole story on synthetic faces, in a few minutes"))
     return top
 
@@ -109,6 +112,13 @@ def _sweep_parser(made: argparse.ArgumentParser) -> None:
             option = f"--{name.replace('_', '-')}"
             text = f"{doc}{': on or off' if kind is bool else ''} ({default})"
             grid.add_argument(option, nargs="+", type=kinds[kind], help=text, metavar="X")
+    made.add_argument("--search", metavar="HOW", help="of the grid: grid (all of it), random or optuna (grid)")
+    made.add_argument("--samples", type=_whole, metavar="N", help="nets that a random or optuna search trains")
+    made.add_argument("--stop-early", action="store_true", help="stop nets that lag behind the others (ASHA)")
+    made.add_argument(
+        "--validate", action="append", metavar="NAME=SOURCE", help="also measure every net on these faces; repeatable"
+    )
+    made.add_argument("--mlflow", metavar="URI", help="also log every net to this MLflow server or sqlite:///FILE")
     made.add_argument("--cpus-per-trial", type=_whole, help="(the CPUs shared out among the nets, at least 1)")
     made.add_argument("--gpus-per-trial", type=float, help="share of a GPU for each net (1 where there is one, else 0)")
     made.add_argument("--time-limit", type=float, metavar="SECONDS", help="for each net; one that takes longer is KO")
@@ -171,6 +181,17 @@ def _verify_parser(made: argparse.ArgumentParser) -> None:
     made.add_argument("--model", metavar="DIR", help="another net of the same input: do the images fool it too?")
 
 
+def _doctor_parser(made: argparse.ArgumentParser) -> None:
+    made.epilog = f"{made.epilog}; exit code 1 where a fault was found, 0 where none or only notes"
+    made.add_argument("path", type=Path, metavar="RUN|CHECKPOINT", help="a sweep's folder: all its nets; or one net")
+    made.add_argument("--cell", type=_whole, metavar="N", help="that net of the sweep alone")
+    made.add_argument("--data", metavar="SOURCE", help="faces to examine on, as for sweep (those of the training)")
+    made.add_argument("--label", metavar="COLUMN", help="the column that holds the labels (parquet:, hf:)")
+    made.add_argument("--quick", action="store_true", help="leave out the range test of the learning rate")
+    made.add_argument("--out", type=Path, metavar="DIR", help="for the report and curves (doctor/ in that folder)")
+    made.add_argument("--address", help="taken so that all verbs can be called alike; this one works here, without Ray")
+
+
 def _demo_parser(made: argparse.ArgumentParser) -> None:
     _cluster_options(made, "runs/demo")
 
@@ -184,8 +205,7 @@ def _sweep(options: argparse.Namespace, console: Console) -> int:
 
     given = {name: value for name in PARAMETERS if (value := getattr(options, name)) is not None}
     if options.resume:
-        if given or options.preset or options.grid:
-            raise UserError("--resume takes the grid from the sweep itself; leave its parameters out")
+        _resume_takes_all_else(options)
         result = resume(options.resume, console, address=options.address)
     else:
         config = SweepConfig(
@@ -195,11 +215,16 @@ def _sweep(options: argparse.Namespace, console: Console) -> int:
             label=options.label,
             data_seed=options.seed[0] if options.seed else 0,
             grid=_grid(options, given, console),
+            search=options.search or "grid",
+            samples=options.samples,
+            stop_early=options.stop_early,
+            validate=_named_sources(options.validate or []),
             cpus_per_trial=options.cpus_per_trial,
             gpus_per_trial=options.gpus_per_trial,
             max_concurrent=options.max_concurrent,
             time_limit=options.time_limit,
             memory_limit=options.memory_limit,
+            mlflow=options.mlflow,
         )
         result = sweep(config, options.out or Path("runs/sweep"), console, address=options.address)
     result["table"] = _show_trials(result["trials"], Path(result["out"]), console)
@@ -209,6 +234,27 @@ def _sweep(options: argparse.Namespace, console: Console) -> int:
     brief = [{name: value for name, value in row.items() if name != "layer_columns"} for row in result["trials"]]
     console.result(result | {"trials": brief})
     return 0
+
+
+def _resume_takes_all_else(options: argparse.Namespace) -> None:
+    usual = vars(parser().parse_args(["sweep"]))
+    given = [name for name, value in vars(options).items() if value != usual[name]]
+    given = [f"--{name.replace('_', '-')}" for name in given if name not in ("resume", "address", "json")]
+    if given:
+        raise UserError(f"--resume takes all else from the sweep itself; leave {', '.join(given)} out")
+
+
+def _named_sources(texts: Sequence[str]) -> dict[str, str]:
+    """`NAME=SOURCE`, of `--validate`."""
+    found: dict[str, str] = {}
+    for text in texts:
+        name, equals, source = text.partition("=")
+        if not equals or not source or not re.fullmatch(r"\w+", name):
+            raise UserError(f"--validate {text}: expected NAME=SOURCE with a name of letters and digits")
+        if name in found:
+            raise UserError(f"--validate names '{name}' twice; give each source a name of its own")
+        found[name] = source
+    return found
 
 
 def _show_sweep(out: Path, console: Console) -> int:
@@ -328,6 +374,16 @@ def _verify(options: argparse.Namespace, console: Console) -> int:
     show_verified(result, console)
     console.result(result)
     return 0 if result["success"] else 1
+
+
+def _doctor(options: argparse.Namespace, console: Console) -> int:
+    from orchestrator.doctor import doctor, show
+
+    asked = {name: getattr(options, name) for name in ("cell", "data", "label", "seed", "quick", "out")}
+    result = doctor(options.path, console, **asked)
+    show(result, console)
+    console.result(result)
+    return 1 if result["faults"] else 0
 
 
 def _demo(options: argparse.Namespace, console: Console) -> int:
