@@ -125,3 +125,11 @@ def test_halving_is_max_pooling_to_the_last_bit(size: tuple[int, int], layout: t
     assert ours.grad is not None
     assert theirs.grad is not None
     assert torch.equal(ours.grad, theirs.grad)
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("channels", [1, 5])
+def test_halving_without_gradients_takes_any_values(kind: torch.dtype, channels: int) -> None:
+    """An image that was normalised is negative in places."""
+    features = torch.randn(4, channels, 7, 10, generator=torch.Generator().manual_seed(0)).to(kind)
+    assert torch.equal(Halve()(features), nn.functional.max_pool2d(features, 2))
