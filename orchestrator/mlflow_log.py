@@ -1,5 +1,6 @@
 """A run in MLflow for each cell that has ended: its parameters, a metric per epoch, its measures and its state."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,9 @@ from typing import Any
 from orchestrator.console import Console
 from orchestrator.errors import UserError
 from orchestrator.grid import PARAMETERS
+
+# A server that does not answer must not hold up the trainings; MLflow would try for minutes.
+_SOON = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
 
 _EPOCH = ("loss", "train_accuracy", "validation_loss", "validation_accuracy")
 _END = ("accuracy", "majority_share", "largest_answer_share", "parameter_count", "seconds", "memory_gib")
@@ -20,6 +24,8 @@ class MlflowLog:
     """
 
     def __init__(self, uri: str, out: Path, console: Console) -> None:
+        for name, value in _SOON.items():
+            os.environ.setdefault(name, value)
         try:
             from mlflow import MlflowClient
         except ModuleNotFoundError:

@@ -65,22 +65,28 @@ def most_at_a_time(out: Path) -> int:
 
 
 @pytest.mark.parametrize(
-    ("asked", "at_once"),
+    ("asked", "gpus", "at_once"),
     [
-        ({"cpus_per_trial": 1, "max_concurrent": 2}, 2),
-        ({"cpus_per_trial": 2}, 2),
-        ({"cpus_per_trial": 1, "gpus_per_trial": 0.25}, 4),
-        ({"cpus_per_trial": 1, "gpus_per_trial": 1.0}, 1),
+        ({"cpus_per_trial": 1, "max_concurrent": 2}, 0, 2),
+        ({"cpus_per_trial": 1, "gpus_per_trial": 0.25}, 1, 4),
     ],
 )
-def test_no_more_nets_than_asked_for_are_trained_at_a_time_and_no_fewer(
-    tmp_path: Path, asked: dict[str, Any], at_once: int
+def test_as_many_nets_are_trained_at_a_time_as_asked_for_and_no_more(
+    tmp_path: Path, asked: dict[str, Any], gpus: int, at_once: int
 ) -> None:
-    """On 4 CPUs and a GPU that Ray alone believes in."""
-    grid = SMALL | {"epochs": [4], "seed": [0, 1, 2, 3, 4]}
-    said = planted("sweep", tmp_path, {"data": "synthetic:600", "grid": grid, **asked}, {"num_cpus": 4, "num_gpus": 1})
+    """On 4 CPUs, and a GPU that Ray alone believes in; each net waits until so many have come."""
+    grid = SMALL | {"net": ["meeting"], "seed": [0, 1, 2, 3, 4]}
+    (tmp_path / "meet").mkdir()
+    said = planted(
+        "sweep",
+        tmp_path / "out",
+        {"data": "synthetic:600", "grid": grid, **asked},
+        {"num_cpus": 4, "num_gpus": gpus},
+        MEET=str(tmp_path / "meet"),
+        MEETING=str(at_once),
+    )
     assert f"{at_once} at a time with {asked['cpus_per_trial']} CPU each" in said
-    assert most_at_a_time(tmp_path) == at_once
+    assert most_at_a_time(tmp_path / "out") == at_once
 
 
 def test_all_trainings_read_the_faces_where_the_object_store_holds_them(tmp_path: Path) -> None:

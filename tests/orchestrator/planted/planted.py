@@ -42,10 +42,22 @@ def fail() -> None:
     raise RuntimeError("the planted fault")
 
 
+def meet() -> None:
+    """Go on when as many trainings as MEETING says have come here, or after a minute."""
+    place = Path(os.environ["MEET"])
+    (place / str(os.getpid())).touch()
+    deadline = time.monotonic() + 60
+    while len(list(place.iterdir())) < int(os.environ["MEETING"]) and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
 def register() -> None:
     """In the driver and in every worker."""
     MODELS.update(
-        raising=planted(fail), exiting=planted(lambda: os._exit(3)), sleeping=planted(lambda: time.sleep(600))
+        raising=planted(fail),
+        exiting=planted(lambda: os._exit(3)),
+        sleeping=planted(lambda: time.sleep(600)),
+        meeting=planted(meet),
     )
     if "SPY" in os.environ:
         orchestrator.tuning.run_cell = spied(orchestrator.tuning.run_cell)

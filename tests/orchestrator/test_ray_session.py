@@ -1,0 +1,43 @@
+"""What fits on a cluster's nodes at a time."""
+
+from collections.abc import Callable
+
+import pytest
+
+from orchestrator import ray_session
+from orchestrator.ray_session import BASE, memory_for_each, slots
+
+SMALL = {"CPU": 4.0, "GPU": 1.0, "memory": 8.0 * 2**30}
+LARGE = {"CPU": 16.0, "memory": 64.0 * 2**30}
+
+
+@pytest.fixture
+def nodes(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    return lambda *has: monkeypatch.setattr(ray_session, "_nodes", lambda: list(has))
+
+
+@pytest.mark.parametrize(
+    ("threads", "gpu_share", "gib", "held"),
+    [
+        (1, 0, None, 4 + 16),
+        (3, 0, None, 1 + 5),  # a training never spans two nodes
+        (1, 0.25, None, 4),
+        (1, 0.1, None, 4),  # 10 on the GPU, but 4 CPUs
+        (2, 1, None, 1),
+        (1, 0, 8 - BASE, 1 + 8),
+        (32, 0, None, 0),
+    ],
+)
+def test_trainings_at_a_time_are_what_each_node_holds_by_itself(
+    nodes: Callable[..., None], threads: int, gpu_share: float, gib: float | None, held: int
+) -> None:
+    nodes(SMALL, LARGE)
+    assert slots(threads, gpu_share, gib) == held
+
+
+def test_memory_is_shared_out_so_that_no_node_is_promised_more_than_it_has(nodes: Callable[..., None]) -> None:
+    nodes(SMALL, LARGE)
+    each = memory_for_each(1, 0, at_once=20)
+    assert each == 8 / 4 - BASE
+    assert slots(1, 0, each) >= 4 + 16
+    assert memory_for_each(1, 0, at_once=1) == 8 - BASE  # it may be put on either node
