@@ -1,47 +1,48 @@
-"""ResNet (He et al. 2015, https://arxiv.org/abs/1512.03385), small and for small faces: little at full size."""
+"""ResNet (He et al. 2015, https://arxiv.org/abs/1512.03385), small and for small faces."""
 
 from torch import Tensor, nn
 
-from models.layers import Dropout, Normalise, check_grid
+from models.layers import Dropout, Halve, Normalise, check_grid
 
 
 class Residual(nn.Module):
-    """Two 3x3 convolutions with batch norm, added to what they read: `(N, inputs, H, W) -> (N, outputs, H', W')`.
+    """Two 3x3 convolutions with batch norm, added to what they read: `(N, inputs, H, W) -> (N, outputs, H, W)`.
 
-    With `halved` the first of them has stride 2 and H', W' are half of H and W, rounded up; what is added to it is then
-    pooled, and wherever the channels differ brought to `outputs` by a 1x1 convolution.
+    Where the channels differ, what is added is brought to `outputs` by a 1x1 convolution.
     """
 
-    def __init__(self, inputs: int, outputs: int, *, halved: bool, dropout: float) -> None:
+    def __init__(self, inputs: int, outputs: int, *, dropout: float) -> None:
         super().__init__()
-        self.first = nn.Conv2d(inputs, outputs, 3, stride=2 if halved else 1, padding=1, bias=False)
+        self.first = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
         self.first_norm = nn.BatchNorm2d(outputs)
+        self.first_relu = nn.ReLU(inplace=True)
         self.dropout = Dropout(dropout)
         self.second = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
         self.second_norm = nn.BatchNorm2d(outputs)
-        self.pool = nn.AvgPool2d(2, ceil_mode=True) if halved else nn.Identity()
         self.match: nn.Module = nn.Identity()
         if inputs != outputs:
             self.match = nn.Sequential(nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs))
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, features: Tensor) -> Tensor:
-        changed = self.dropout(self.relu(self.first_norm(self.first(features))))
-        changed = self.second_norm(self.second(changed))
-        return self.relu(changed + self.match(self.pool(features)))
+        changed = self.dropout(self.first_relu(self.first_norm(self.first(features))))
+        return self.relu(self.second_norm(self.second(changed)) + self.match(features))
 
 
 class ResNet(nn.Module):
     """Grey faces in [0, 1] to logits; batch norm throughout.
 
-    Shapes with the defaults (4 blocks of 4 convolutions, 24 filters at first; 1,573,610 parameters):
-    `(N, 1, 48, 48) -> (N, 24, 24, 24) -> (N, 48, 12, 12) -> (N, 96, 6, 6) -> (N, 192, 3, 3) -> (N, 192) -> (N, 2)`
+    One convolution at full size, then blocks that halve it and work there. Shapes with the defaults (3 blocks of 4
+    convolutions, 32 filters in the first; 690,802 parameters):
+    `(N, 1, 48, 48) -> (N, 16, 48, 48) -> (N, 32, 24, 24) -> (N, 64, 12, 12) -> (N, 128, 6, 6) -> (N, 128) -> (N, 2)`
 
     Args:
-        blocks: blocks, each of which works at half the height and width of the one before.
+        blocks: blocks, each of which halves height and width.
         convs: 3x3 convolutions in a block, an even number: two for each residual.
-        filters: filters of each convolution of the first block; each block has twice those of the one before.
+        filters: filters of each convolution of the first block; each block has twice those of the one before, and the
+            convolution at full size half of them.
         dropout: share of values dropped within each residual and before the last layer, in [0, 1).
+        mirror: in eval mode the logits are the mean of those of the image and of its mirror image, for twice the time.
         classes, channels, size: what goes in and out; `size` is (height, width) in pixels.
 
     Raises:
@@ -51,10 +52,11 @@ class ResNet(nn.Module):
     def __init__(
         self,
         *,
-        blocks: int = 4,
+        blocks: int = 3,
         convs: int = 4,
-        filters: int = 24,
+        filters: int = 32,
         dropout: float = 0.0,
+        mirror: bool = False,
         classes: int = 2,
         channels: int = 1,
         size: tuple[int, int] = (48, 48),
@@ -63,23 +65,26 @@ class ResNet(nn.Module):
         check_grid(size, blocks=blocks, convs=convs, filters=filters, dropout=dropout)
         if convs % 2:
             raise ValueError(f"convs={convs}: a residual has two convolutions, so a ResNet needs an even number")
+        self.mirror = mirror
         self.normalise = Normalise(channels)
-        # The first convolution halves at once: what is done at full size costs most and is worth least.
+        inputs = max(1, filters // 2)
         self.stem = nn.Sequential(
-            nn.Conv2d(channels, filters, 5, stride=2, padding=2, bias=False),
-            nn.BatchNorm2d(filters),
-            nn.ReLU(inplace=True),
+            nn.Conv2d(channels, inputs, 3, padding=1, bias=False), nn.BatchNorm2d(inputs), nn.ReLU(inplace=True)
         )
-        residuals: list[nn.Module] = []
-        inputs = filters
+        layers: list[nn.Module] = []
         for block in range(blocks):
-            for pair in range(convs // 2):
-                halved = block > 0 and pair == 0
-                residuals.append(Residual(inputs, filters << block, halved=halved, dropout=dropout))
+            layers.append(Halve())
+            for _ in range(convs // 2):
+                layers.append(Residual(inputs, filters << block, dropout=dropout))
                 inputs = filters << block
-        self.residuals = nn.Sequential(*residuals)
+        self.blocks = nn.Sequential(*layers)
         self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(inputs, classes))
 
     def forward(self, images: Tensor) -> Tensor:
-        features = self.residuals(self.stem(self.normalise(images)))
+        if self.mirror and not self.training:
+            return (self._logits(images) + self._logits(images.flip(3))) / 2
+        return self._logits(images)
+
+    def _logits(self, images: Tensor) -> Tensor:
+        features = self.blocks(self.stem(self.normalise(images)))
         return self.head(features.mean((2, 3)))

@@ -32,6 +32,7 @@ NET_PARAMETERS = {
     "out_channels": Parameter(int, "channels after a dense block", "32", least=1),
     "dropout": Parameter(float, "share of values dropped after each convolution", "0.1"),
     "batch_norm": Parameter(bool, "batch norm after each convolution", "on"),
+    "mirror": Parameter(bool, "resnet: answers for the image and its mirror image, averaged", "off"),
 }
 FIT_PARAMETERS = {
     "epochs": Parameter(int, "passes over the training images", "8", least=1),

@@ -17,7 +17,7 @@ def test_images_become_logits(net: str, form: tuple[int, tuple[int, int], int]) 
     assert made(torch.rand(2, channels, *size)).shape == (2, classes)
 
 
-@pytest.mark.parametrize(("net", "count"), [("densenet", 93_672), ("convnet", 23_752), ("resnet", 1_573_610)])
+@pytest.mark.parametrize(("net", "count"), [("densenet", 93_672), ("convnet", 23_752), ("resnet", 690_802)])
 def test_the_parameter_count_is_the_documented_one(net: str, count: int) -> None:
     assert sum(p.numel() for p in build(net).parameters()) == count
     assert f"{count:,} parameters" in (MODELS[net].__doc__ or "")
@@ -53,7 +53,7 @@ def test_parameters_change_the_net_as_their_names_say(net: str) -> None:
 def test_a_residual_net_has_two_convolutions_a_residual_and_doubles_its_filters() -> None:
     modules = list(build("resnet", blocks=3, convs=6, filters=4, dropout=0.5).modules())
     widths = [m.out_channels for m in modules if isinstance(m, torch.nn.Conv2d) and m.kernel_size == (3, 3)]
-    assert widths == [4] * 6 + [8] * 6 + [16] * 6
+    assert widths == [2] + [4] * 6 + [8] * 6 + [16] * 6
     assert {m.share for m in modules if isinstance(m, Dropout)} == {0.5}
     with pytest.raises(ValueError, match="even number"):
         build("resnet", convs=3)
@@ -61,12 +61,20 @@ def test_a_residual_net_has_two_convolutions_a_residual_and_doubles_its_filters(
 
 def test_a_residual_net_adds_what_it_read() -> None:
     """Its last batch norms at zero, each residual passes on what it reads."""
-    made = build("resnet", blocks=1, filters=4).eval()
+    made = build("resnet", blocks=1, filters=4).eval().get_submodule("blocks.2")
     for name, parameter in made.named_parameters():
         if "second_norm" in name:
             torch.nn.init.zeros_(parameter)
     read = torch.rand(2, 4, 6, 6)
-    assert torch.equal(made.get_submodule("residuals")(read), read)
+    assert torch.equal(made(read), read)
+
+
+def test_with_mirror_an_image_and_its_mirror_image_get_one_answer_but_not_while_learning() -> None:
+    made = build("resnet", filters=4, mirror=True)
+    images = torch.rand(3, 1, 48, 48)
+    assert not torch.allclose(made(images), made(images.flip(3)))
+    made.eval()
+    assert torch.allclose(made(images), made(images.flip(3)), atol=1e-6)
 
 
 @pytest.mark.parametrize("size", [(48, 48), (50, 38), (33, 17)])
