@@ -34,12 +34,13 @@ class Console:
 
     def table(self, title: str, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         """Numbers are set to the right, words to the left; floats keep the digits that they were given with."""
-        table = Table(title=title, title_justify="left", title_style="bold")
+        table = Table()
         for i, name in enumerate(header):
             numeric = all(not isinstance(row[i], str) or row[i] in ("", "-") for row in rows)
             table.add_column(name, justify="right" if numeric else "left", overflow="fold")
         for row in rows:
             table.add_row(*("-" if cell is None else str(cell) for cell in row))
+        self._text.print(title, style="bold", soft_wrap=True)  # as a table's own title it would be no wider than it
         self._text.print(table)
 
     def result(self, value: dict[str, Any]) -> None:

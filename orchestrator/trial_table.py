@@ -245,9 +245,13 @@ def rank(group: Sequence[Row]) -> float:
 
 def _figures(group: Sequence[Row]) -> list[str | None]:
     trained = [row for row in group if row["status"] in TRAINED]
-    remarks = [SIGNS[remark][1] for remark in figure(group).remarks]
-    failed = [f"KO: {row['reason']}" for row in group if row["status"] == "KO"]
-    remark = ", ".join(dict.fromkeys(remarks + failed)) or None
+    said = [
+        row["reason"] if row["status"] == "stopped" else f"KO: {row['reason']}" for row in group if row.get("reason")
+    ]
+    marks = [row["mark"] for row in group if row["mark"]]
+    pending = [SIGNS["pending"][1] for row in group if row["status"] == "pending"]
+    failed = any(row["status"] == "KO" for row in group)
+    remark = ", ".join(dict.fromkeys(marks + said + pending)) or None
     if not trained:
         return [None, *(["KO", "KO"] if failed else [None, None]), None, remark]
     shares = []

@@ -58,9 +58,11 @@ def test_colours_run_from_the_larger_class_to_the_best_and_failures_have_none(ro
 
 def test_what_makes_no_table_is_a_list_with_the_best_first(rows: Rows, result: Result) -> None:
     search = [{"net": "convnet", "filters": 2 + i, "lr": 0.001 * (1 + i), "dropout": i / 10} for i in range(6)]
-    picture = draw(rows(search, {0: KO, 3: result(0.95), 4: result(0.85)}))
+    search.append(search[0] | {"lr": 0.5})
+    picture = draw(rows(search, {0: KO, 3: result(0.95), 4: result(0.85), 6: KO}))
+    assert texts(picture).count("2") == 2  # neighbours that are alike: each line of a list says all of itself
     assert [text for text in texts(picture) if text in ("95.0", "90.0", "85.0", "KO")] == [
-        "95.0", "90.0", "90.0", "90.0", "85.0", "KO"
+        "95.0", "90.0", "90.0", "90.0", "85.0", "KO", "KO"
     ]  # fmt: skip
 
 
