@@ -1,6 +1,6 @@
 """What is known of a training: the evidence that the doctor's findings rest on, and how it is taken from a net."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from models.batches import to_device
 from models.probe import LAYERS, layer_figures
 from models.rate_range import RateRange
-from models.train import logits_of
 
+BATCH = 256
 SAMPLE = 2000  # training images whose logits are taken: an accuracy to about a point
 PROBED = 256  # images on which layers are measured; on fewer, units that fire seldom would look dead
 FEW, FAR = 32, 1e4  # images that show the range of the outputs, and how far outside [0, 1] the drawn ones lie
@@ -116,7 +116,11 @@ def examine(net: nn.Module, splits: Mapping[str, Split]) -> dict[str, Any]:
     """
     seen = {name: _answered(net, split, SAMPLE if name == "train" else None) for name, split in splits.items()}
     some = next(split for split in (*splits.values(),) if len(split))
-    found: dict[str, Any] = {"splits": seen, "outputs": _outputs(net, some.images[:FEW]), "absent": {}}
+    found: dict[str, Any] = {
+        "splits": seen,
+        "outputs": _outputs(net, _far(net, some.images[:FEW])).numpy(),
+        "absent": {},
+    }
     if not any(isinstance(module, LAYERS) for module in net.modules()):
         why = "the file shows no layers, only answers"
         return found | {"absent": {"layers": why, "inputs": why}}
@@ -129,21 +133,29 @@ def examine(net: nn.Module, splits: Mapping[str, Split]) -> dict[str, Any]:
 def _answered(net: nn.Module, split: Split, most: int | None) -> Split:
     if not len(split):
         return split
-    logits = logits_of(net, split.images[:most]).numpy()
+    device, images = _device(net), split.images[:most]
+    parts = (to_device(images[at : at + BATCH], device) for at in range(0, len(images), BATCH))
+    logits = _outputs(net, parts).numpy()
     if logits.shape[1] == 1:
         logits = np.concatenate([np.zeros_like(logits), logits], axis=1)
     return Split(split.images, split.labels, split.names, logits)
 
 
-@torch.no_grad()
-def _outputs(net: nn.Module, images: np.ndarray) -> np.ndarray:
+def _far(net: nn.Module, images: np.ndarray) -> Iterator[Tensor]:
+    """Images, and noise far outside of [0, 1]."""
     device = _device(net)
     noise = torch.randn((FEW, *images.shape[1:]), generator=torch.Generator().manual_seed(0))
-    batches = (to_device(images, device), *(to_device(sign * FAR * noise, device) for sign in (1, -1)))
+    yield to_device(images, device)
+    yield from (to_device(sign * FAR * noise, device) for sign in (1, -1))
+
+
+@torch.no_grad()
+def _outputs(net: nn.Module, batches: Iterable[Tensor]) -> Tensor:
+    """What a net, perhaps one without any weights to tell its device by, gives in eval mode."""
     modes = [(module, module.training) for module in net.modules()]
     net.eval()
     try:
-        return torch.cat([net(batch).float().cpu() for batch in batches]).numpy()
+        return torch.cat([net(batch).float().cpu() for batch in batches])
     finally:
         for module, training in modes:
             module.training = training

@@ -16,6 +16,8 @@ from torch import nn
 
 from models.checkpoint import ModelCard, save
 from models.cost import training_bytes
+from models.doctor import cheap_findings
+from models.evidence import Evidence, Split
 from models.train import Diverged, device_of_choice, fit, has_fast_bf16, logits_of
 from models.training_state import load_judged
 from orchestrator.grid import FIT_PARAMETERS, NET_PARAMETERS
@@ -49,7 +51,8 @@ def train_cell(
     Args:
         cell: the parameters, see `grid.cells`.
         data: `train`, `validation`, `test` (images uint8 `(N, C, H, W)`, labels int64 `(N,)`), `classes`, `source`,
-            `sha256`, and perhaps `validate`: further such pairs by name, on which the net is measured at its end.
+            `sha256`, and perhaps `validate`: further such pairs by name, on which the net is measured at its end, and
+            `findings`: what is wrong with the data, see `models.doctor.data_findings`.
         folder: of this cell alone.
         memory_limit, gpu_share: GiB that the training may take, see `limits.bounded_memory`.
 
@@ -138,7 +141,8 @@ def _measured(
     """What is said of a trained net, which is saved to `folder`."""
     last = history[-1]
     labels = data["test"][1]
-    answers = _answers(net, data["test"][0])
+    logits = logits_of(net, data["test"][0]).numpy()
+    answers = logits.argmax(1)
     validate = data.get("validate", {})
     measured = {
         "accuracy": float((answers == labels).mean()),
@@ -153,10 +157,19 @@ def _measured(
     saved = save(net, card, folder)
     return {
         **measured,
+        "findings": _findings(cell, data, history, logits),
         "sha256": saved.sha256,
         "seconds": sum(row["seconds"] for row in history),
         "epochs": history,
     }
+
+
+def _findings(
+    cell: Mapping[str, Any], data: Mapping[str, Any], history: Sequence[dict[str, Any]], logits: np.ndarray
+) -> list[str]:
+    """Names of what is wrong with the training, as far as it shows without a further look at the net."""
+    splits = {"train": Split(*_train_split(cell, data)), "test": Split(*data["test"], logits=logits)}
+    return cheap_findings(Evidence(data["classes"], splits, history=history), of_data=data.get("findings", ()))
 
 
 def _answers(net: nn.Module, images: np.ndarray) -> np.ndarray:

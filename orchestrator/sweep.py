@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 from models.checkpoint import versions
+from models.doctor import data_findings
+from models.evidence import Split
 from models.faces import Faces, read
 from orchestrator.cell import RESULT
 from orchestrator.console import Console
@@ -220,6 +222,8 @@ def _arrays(config: SweepConfig, faces: Faces, console: Console) -> tuple[dict[s
         # In an order of its own: rows are sorted by name, and `train_size` takes the first.
         order = np.random.default_rng(0).permutation(len(split))
         data[name] = (split.images[order], split.labels[order])
+    splits = {name: Split(*data[name]) for name in ("train", "test")}
+    data["findings"] = data_findings(splits, faces.classes)
     others = {name: _other(name, source, config, faces) for name, source in config.validate.items()}
     data["validate"] = {name: (other.images, other.labels) for name, other in others.items()}
     if others:
