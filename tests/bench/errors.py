@@ -1,4 +1,4 @@
-"""What the best nets still get wrong: how accurate they are, which errors they share, and a picture of these."""
+"""What the best nets still get wrong: how accurate they are, which errors they share, and a picture of these.
 
     dxray sweep --preset best --data parquet:FACES.parquet --out runs/best
     python -m tests.bench.errors runs/best --data parquet:FACES.parquet --out runs/best/errors.png
