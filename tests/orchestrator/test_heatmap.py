@@ -51,7 +51,7 @@ def test_colours_run_from_the_larger_class_to_the_best_and_failures_have_none(ro
     picture = draw(rows(GRID, {0: KO, 1: result(0.95), 2: result(0.48), 3: result(0.543, largest_answer_share=1.0)}))
     colours = picture.axes[0].collections[0]
     assert colours.get_clim() == pytest.approx((54.3, 95.0))
-    assert np.ma.getmaskarray(colours.get_array()).sum() == 1
+    assert np.ma.count_masked(np.ma.asarray(colours.get_array())) == 1
     patches = picture.axes[0].patches
     assert [patch.get_hatch() for patch in patches if patch.get_hatch()] == ["////"]
     assert sum(not patch.get_fill() for patch in patches) == 2  # frames of the two nets that have not learnt
