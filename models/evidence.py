@@ -115,17 +115,14 @@ def examine(net: nn.Module, splits: Mapping[str, Split]) -> dict[str, Any]:
         splits: logits are taken of up to 2,000 training images, and of all others.
     """
     seen = {name: _answered(net, split, SAMPLE if name == "train" else None) for name, split in splits.items()}
-    some = next(split for split in (*splits.values(),) if len(split))
-    found: dict[str, Any] = {
-        "splits": seen,
-        "outputs": _outputs(net, _far(net, some.images[:FEW])).numpy(),
-        "absent": {},
-    }
+    some = next(split for split in splits.values() if len(split))
+    outputs = _outputs(net, _far(net, some.images[:FEW])).numpy()
+    found: dict[str, Any] = {"splits": seen, "outputs": outputs, "absent": {}}
     if not any(isinstance(module, LAYERS) for module in net.modules()):
         why = "the file shows no layers, only answers"
         return found | {"absent": {"layers": why, "inputs": why}}
     found["inputs"] = _entering(net, some.images[:PROBED])
-    if found["outputs"].shape[1] == 1:
+    if outputs.shape[1] == 1:
         return found | {"absent": {"layers": "the net has one logit, and cross-entropy needs one for each class"}}
     return found | {"layers": layer_figures(net, some.images[:PROBED], some.labels[:PROBED])}
 

@@ -87,7 +87,7 @@ def doctor(
     if whole:
         todo, absent = _of_sweep(path, cell)
     if not todo:
-        raise UserError(f"'{path}' holds no net to examine: {'; '.join(f'cell {n}: {w}' for n, w in absent.items())}")
+        raise UserError(f"'{path}' holds no net to examine: {'; '.join(f'{n}: {why}' for n, why in absent.items())}")
     examined = []
     with console.bar("doctor", len(todo) * (1 if quick else MOST_STEPS), "steps") as bar:
         for one in todo:
