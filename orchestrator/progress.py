@@ -41,8 +41,9 @@ class Board:
         return self
 
     def start(self, key: int, name: str, epochs: int, work: float) -> None:
-        """A training begins, or goes on in another process."""
-        self._forget(key)
+        """A training begins; one that goes on elsewhere, for its worker was lost, keeps its line."""
+        if key in self._running:
+            return
         task = self._live.add_task(name, total=epochs, note="") if self._live else None
         self._running[key] = _Training(name, epochs, work, task)
 

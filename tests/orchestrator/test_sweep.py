@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
@@ -144,11 +145,24 @@ def stopped(out: Path, when: Callable[[], bool], how: int, words: list[str]) -> 
     return said
 
 
-@pytest.mark.usefixtures("local_ray")
-def test_a_sweep_that_is_killed_anywhere_ends_with_the_table_of_one_that_is_not(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> Path:
+    """That sweep, not stopped by anything."""
+    out = tmp_path_factory.mktemp("whole") / "out"
+    assert main(["sweep", *ASKED, "--out", str(out)]) == 0
+    return out
+
+
+def assert_same(out: Path, whole: Path, note: str = "") -> None:
+    for table in ("trials.parquet", "epochs.parquet"):
+        assert pq.read_table(out / table).equals(pq.read_table(whole / table)), (table, note)
+    weights = Path("best", "model.safetensors")
+    assert (out / weights).read_bytes() == (whole / weights).read_bytes(), note
+
+
+def test_a_sweep_that_is_stopped_ends_with_the_table_of_one_that_is_not(whole: Path, tmp_path: Path) -> None:
     """Killed with SIGKILL in its first training, resumed, stopped by Ctrl-C after a cell ended, resumed again."""
-    whole, out = tmp_path / "whole", tmp_path / "out"
-    assert main(["sweep", *ASKED, "--out", str(whole)]) == 0
+    out = tmp_path / "out"
     cells = out / "cells"
     stopped(out, lambda: any(cells.glob("*/state.safetensors")), signal.SIGKILL, [*ASKED, "--out", str(out)])
     assert not list(cells.glob("*/result.json"))
@@ -157,10 +171,32 @@ def test_a_sweep_that_is_killed_anywhere_ends_with_the_table_of_one_that_is_not(
     kept = {path: path.stat().st_mtime_ns for path in cells.glob("*/result.json")}
     assert 1 <= len(kept) < 3
     assert main(["sweep", "--resume", str(out)]) == 0
-    for table in ("trials.parquet", "epochs.parquet"):
-        assert pq.read_table(out / table).equals(pq.read_table(whole / table)), table
+    assert_same(out, whole)
     assert all(path.stat().st_mtime_ns == when for path, when in kept.items())
-    assert (out / "best" / "model.safetensors").read_bytes() == (whole / "best" / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("seed", [0])
+def test_a_sweep_that_is_killed_at_three_random_moments_ends_with_the_same_table(
+    whole: Path, tmp_path: Path, seed: int
+) -> None:
+    """With SIGKILL, each time so long after a training began as the seed says; then resumed."""
+    out = tmp_path / "out"
+    begun = min(path.stat().st_mtime for path in whole.glob("cells/*/.lock"))
+    took = max(path.stat().st_mtime for path in whole.glob("cells/*/result.json")) - begun
+    moments = np.random.default_rng(seed).uniform(0, took / 3, 3)
+    for moment in moments:
+        words = ["--resume", str(out)] if (out / "sweep.json").exists() else [*ASKED, "--out", str(out)]
+        since = time.time()
+        due: list[float] = []
+
+        def is_due(since: float = since, due: list[float] = due, moment: float = moment) -> bool:
+            if not due and any(path.stat().st_mtime > since for path in out.glob("cells/*/.lock")):
+                due.append(time.monotonic() + moment)
+            return bool(due) and time.monotonic() >= due[0]
+
+        stopped(out, is_due, signal.SIGKILL, words)
+    assert main(["sweep", "--resume", str(out)]) == 0
+    assert_same(out, whole, f"killed so many seconds after a training began: {moments}")
 
 
 @pytest.mark.usefixtures("local_ray")
