@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from orchestrator import progress
 from orchestrator.progress import Board
 
 
@@ -16,7 +15,7 @@ from orchestrator.progress import Board
 def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     """Moves the board's clock on."""
     now = [100.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("orchestrator.progress.time.monotonic", lambda: now[0])
 
     def move(seconds: float) -> None:
         now[0] += seconds

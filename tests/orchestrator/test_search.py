@@ -65,8 +65,8 @@ def searched(out: Path, samples: int, stop_after: int = 1000) -> list[int]:
     study = Study(GRID, out, samples=samples, seed=1, rows=rows)
     for index in study.proposed:
         rows[index] = {"validation_accuracy": accuracy(GRID[index])}
-    while len(study.proposed) < stop_after and (index := study.propose()) is not None:
-        rows[index] = {"validation_accuracy": accuracy(GRID[index])}
+    while len(study.proposed) < stop_after and (new := study.propose()) is not None:
+        rows[new] = {"validation_accuracy": accuracy(GRID[new])}
     return study.proposed
 
 

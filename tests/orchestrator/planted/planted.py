@@ -5,6 +5,7 @@ A worker of Ray imports only what its driver's packages hold, and these hold no 
 """
 
 import json
+import logging
 import os
 import sys
 import time
@@ -22,6 +23,8 @@ import orchestrator.tuning
 from models import MODELS
 from models.convnet import ConvNet
 from orchestrator.console import Console
+from orchestrator.guard import run_cell
+from orchestrator.progress import Board
 from orchestrator.ray_session import connected
 from orchestrator.sweep import SweepConfig, sweep
 
@@ -60,10 +63,10 @@ def register() -> None:
         meeting=planted(meet),
     )
     if "SPY" in os.environ:
-        orchestrator.tuning.run_cell = spied(orchestrator.tuning.run_cell)
+        orchestrator.tuning.run_cell = spied(run_cell)  # type: ignore[attr-defined]  # where trials look for it
 
 
-def spied(run_cell: Callable[..., Any]) -> Callable[..., Any]:
+def spied(train: Callable[..., Any]) -> Callable[..., Any]:
     """`run_cell` that first writes down where in memory its training images lie."""
 
     def run(cell: Any, data: Any, folder: Path, **limits: Any) -> Any:
@@ -76,7 +79,7 @@ def spied(run_cell: Callable[..., Any]) -> Callable[..., Any]:
                 seen = {"file": rest[-1], "writeable": images.flags.writeable}
                 with (Path(os.environ["SPY"]) / f"{folder.name}.json").open("w") as file:
                     json.dump(seen, file)
-        return run_cell(cell, data, folder, **limits)
+        return train(cell, data, folder, **limits)
 
     return run
 
@@ -86,7 +89,7 @@ def own_ray(**options: Any) -> Iterator[None]:
     ray.init(
         include_dashboard=False,
         log_to_driver=False,
-        logging_level="error",
+        logging_level=logging.ERROR,
         runtime_env={"worker_process_setup_hook": "planted.register"},
         **options,
     )
@@ -110,7 +113,7 @@ def lose_a_node(config: SweepConfig, out: Path) -> None:
             cluster.remove_node(lost, allow_graceful=False)
             print("killed in epochs", epochs, file=sys.stderr, flush=True)
 
-    orchestrator.progress.Board.epoch = kill  # type: ignore[method-assign]
+    Board.epoch = kill  # type: ignore[assignment,method-assign]
     try:
         with own_ray(address=cluster.address):
             sweep(config, out, Console())
