@@ -168,7 +168,8 @@ def _findings(
     cell: Mapping[str, Any], data: Mapping[str, Any], history: Sequence[dict[str, Any]], logits: np.ndarray
 ) -> list[str]:
     """Names of what is wrong with the training, as far as it shows without a further look at the net."""
-    splits = {"train": Split(*_train_split(cell, data)), "test": Split(*data["test"], logits=logits)}
+    images, labels = data["test"]
+    splits = {"train": Split(*_train_split(cell, data)), "test": Split(images, labels, logits=logits)}
     return cheap_findings(Evidence(data["classes"], splits, history=history), of_data=data.get("findings", ()))
 
 

@@ -329,7 +329,7 @@ def _attack(options: argparse.Namespace, console: Console) -> int:
 
 
 def _one_thread() -> None:
-    """For a net on one image after the other: several threads would mostly wait for each other."""
+    """For a net on one image after the other, or few: several threads would mostly wait for each other."""
     import torch
 
     torch.set_num_threads(1)
@@ -379,6 +379,7 @@ def _verify(options: argparse.Namespace, console: Console) -> int:
 def _doctor(options: argparse.Namespace, console: Console) -> int:
     from orchestrator.doctor import doctor, show
 
+    _one_thread()
     asked = {name: getattr(options, name) for name in ("cell", "data", "label", "seed", "quick", "out")}
     result = doctor(options.path, console, **asked)
     show(result, console)

@@ -137,7 +137,7 @@ def test_a_foreign_net_is_examined_as_far_as_it_shows_itself(
     assert (tmp_path / "doctor" / "doctor.json").is_file()
     code, _, errors = dxray("doctor", tmp_path / "net.pt2")
     assert code == 1
-    assert "name the faces to examine it on: --data SOURCE" in errors
+    assert "say on which faces to examine it: --data SOURCE" in errors
 
 
 @pytest.mark.parametrize(
