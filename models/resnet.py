@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from models.layers import Dropout, Halve, Normalise, check_grid
+from models.layers import Dropout, Halve, Logits, Normalise, check_grid
 
 
 class Residual(nn.Module):
@@ -78,7 +78,7 @@ class ResNet(nn.Module):
                 layers.append(Residual(inputs, filters << block, dropout=dropout))
                 inputs = filters << block
         self.blocks = nn.Sequential(*layers)
-        self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(inputs, classes))
+        self.head = nn.Sequential(nn.Dropout(dropout), Logits(inputs, classes))
 
     def forward(self, images: Tensor) -> Tensor:
         if self.mirror and not self.training:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from models.layers import Dropout, Halve, JoinedConv2d
+from models.layers import Dropout, Halve, JoinedConv2d, Logits
 
 FEATURES = torch.rand(8, 16, 24, 24, generator=torch.Generator().manual_seed(0)) + 0.5
 
@@ -133,3 +133,17 @@ def test_halving_without_gradients_takes_any_values(kind: torch.dtype, channels:
     """An image that was normalised is negative in places."""
     features = torch.randn(4, channels, 7, 10, generator=torch.Generator().manual_seed(0)).to(kind)
     assert torch.equal(Halve()(features), nn.functional.max_pool2d(features, 2))
+
+
+@pytest.mark.parametrize("classes", [2, 5, 20])
+def test_logits_are_those_of_a_dense_layer(classes: int) -> None:
+    torch.manual_seed(0)
+    made = Logits(50, classes)
+    features = torch.randn(64, 50)
+    assert torch.allclose(made(features), nn.functional.linear(features, made.weight, made.bias), atol=1e-5)
+
+
+def test_the_logits_of_a_row_do_not_depend_on_its_place() -> None:
+    torch.manual_seed(0)
+    made, features, order = Logits(50, 2), torch.randn(64, 50), torch.randperm(64)
+    assert torch.equal(made(features)[order], made(features[order]))
