@@ -27,6 +27,8 @@ def draw_layers(history: Sequence[Mapping[str, Any]], title: str) -> bytes:
         gradients.plot(at, [share if share > 0 else float("nan") for share in shares], **style)
     norms.set(xlabel="epoch", title="norm of the weights", ylim=(0, None))
     gradients.set(xlabel="epoch", title="gradient over weight", yscale="log")
+    for axes in (norms, gradients):
+        axes.xaxis.get_major_locator().set_params(integer=True)
     step = -(-len(names) // 20)
     lines = norms.get_lines()[::step]
     figure.legend(lines, names[::step], loc="outside right center", fontsize=6)
