@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.batches import to_device
-from models.train import _optimizer
+from models.train import optimizer_of
 
 IMAGES = 32
 JUMP = 2.0  # times the first loss: rates that learn stay below 1.5 of it, and a factor of two further it is above 4
@@ -75,7 +75,7 @@ def range_test(
     def losses_at(rates: list[float], most: float) -> list[float]:
         torch.manual_seed(seed)
         fresh = _fresh(net)
-        return _losses(fresh, _optimizer(optimizer, fresh, rates[0], weight_decay), batch, wanted, rates, most, on_step)
+        return _losses(fresh, optimizer_of(optimizer, fresh, rates[0], weight_decay), batch, wanted, rates, most, on_step)
 
     with torch.random.fork_rng(devices=cuda), torch.enable_grad():
         upper = None

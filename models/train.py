@@ -103,7 +103,7 @@ def fit(
     device = device or device_of_choice()
     net.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
     _set_statistics(net, images)
-    optimiser = _optimizer(optimizer, net, lr, weight_decay)
+    optimiser = optimizer_of(optimizer, net, lr, weight_decay)
     autocast = _autocast(precision, device)
     steps = math.ceil(len(images) / batch_size)
     rate = _schedule(schedule, epochs * steps)
@@ -206,7 +206,8 @@ def _set_statistics(net: nn.Module, images: np.ndarray) -> None:
             buffer.copy_(torch.tensor(values).view_as(buffer))
 
 
-def _optimizer(name: str, net: nn.Module, lr: float, weight_decay: float) -> torch.optim.Optimizer:
+def optimizer_of(name: str, net: nn.Module, lr: float, weight_decay: float) -> torch.optim.Optimizer:
+    """The optimizer of that name, of `OPTIMIZERS`, over the weights of `net`; ValueError for any other."""
     # Decay pulls weights towards zero; on biases and batch-norm scales that only hurts.
     matrices = [p for p in net.parameters() if p.ndim > 1]
     vectors = [p for p in net.parameters() if p.ndim <= 1]

@@ -78,7 +78,7 @@ def other_weights(folder: Path) -> None:
         (lambda f: (f / CARD).write_text("{"), "damaged"),
         (lambda f: (f / CARD).write_text("[]"), "damaged"),
         (lambda f: edit_card(f, net="densenet"), "does not hold the densenet"),
-        (lambda f: edit_card(f, net="resnet"), "known are: convnet, densenet"),
+        (lambda f: edit_card(f, net="alexnet"), "known are: convnet, densenet"),
         (lambda f: edit_card(f, parameters={"filters": 8, "batch_norm": True}), "does not hold"),
         (lambda f: edit_card(f, format="other 9"), "another format"),
         (lambda f: edit_card(f, classes=["female", "male"]), "not the file"),
