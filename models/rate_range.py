@@ -75,7 +75,9 @@ def range_test(
     def losses_at(rates: list[float], most: float) -> list[float]:
         torch.manual_seed(seed)
         fresh = _fresh(net)
-        return _losses(fresh, optimizer_of(optimizer, fresh, rates[0], weight_decay), batch, wanted, rates, most, on_step)
+        return _losses(
+            fresh, optimizer_of(optimizer, fresh, rates[0], weight_decay), batch, wanted, rates, most, on_step
+        )
 
     with torch.random.fork_rng(devices=cuda), torch.enable_grad():
         upper = None
