@@ -128,7 +128,7 @@ def test_wrong_requests_are_refused_before_any_work(faces: Faces, tmp_path: Path
 
 
 COMMAND = [sys.executable, "-m", "orchestrator.cli", "sweep"]
-ASKED = ["--data", "synthetic:300", "--net", "convnet", "--convs", "1", "--filters", "2", "--epochs", "6"]
+ASKED = ["--data", "synthetic:300", "--net", "convnet", "--convs", "1", "--filters", "2", "--epochs", "20"]
 ASKED += ["--seed", "0", "1", "2", "--cpus-per-trial", "1", "--max-concurrent", "1"]
 
 
