@@ -214,7 +214,7 @@ def _read(config: SweepConfig, console: Console) -> Faces:
 def _arrays(config: SweepConfig, faces: Faces, console: Console) -> tuple[dict[str, Any], dict[str, Any]]:
     """What every training gets, as plain arrays, and the hashes of all faces in it, as they are recorded."""
     hashes: dict[str, Any] = {"data_sha256": faces.sha256()}
-    data: dict[str, Any] = {"classes": faces.classes, "source": faces.source, "sha256": faces.sha256()}
+    data: dict[str, Any] = {"classes": faces.classes, "source": faces.source, "sha256": hashes["data_sha256"]}
     for name in ("train", "validation", "test"):
         split = faces.split(name)
         if not len(split):
