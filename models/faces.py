@@ -35,7 +35,7 @@ _HELD_OUT = 0.1  # of the training rows, for a validation or test split the sour
 
 @dataclass(frozen=True, eq=False)
 class Faces:
-    """Faces sorted by name, and what was left out of their source.
+    """Faces, sorted by name as they are read, and what was left out of their source.
 
     ``images`` uint8 ``(N, C, H, W)`` in 0..255, ``labels`` int64 ``(N,)`` into ``classes``, ``names`` unique str
     ``(N,)``, ``splits`` ``(N,)`` of ``SPLITS``, ``source`` the spec they were read from, ``skipped`` pairs of a name
@@ -57,7 +57,15 @@ class Faces:
         """The faces of one split, perhaps none; ``skipped`` stays with the whole. An unknown split is a FacesError."""
         if name not in SPLITS:
             raise FacesError(f"no split {name!r}: expected one of {', '.join(SPLITS)}")
-        rows = self.splits == name
+        return self._rows(self.splits == name)
+
+    def shuffled(self, name: str) -> "Faces":
+        """The faces of one split in an order of its own, the same each time: a training on few takes the first."""
+        split = self.split(name)
+        return split._rows(np.random.default_rng(0).permutation(len(split)))
+
+    def _rows(self, rows: np.ndarray) -> "Faces":
+        """Those of the numbers, or where `rows` is true."""
         return Faces(
             self.images[rows], self.labels[rows], self.names[rows], self.splits[rows], self.classes, self.source
         )

@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch import nn
 
 from models import MODELS
@@ -285,12 +284,12 @@ def _default(parameter: str) -> Any:
 
 
 def _splits(faces: Faces, train_size: int | None) -> dict[str, Split]:
-    """As a sweep takes them: in an order of their own, of which `train_size` takes the first."""
+    """As a sweep takes them."""
     found = {}
     for name in SPLITS:
-        split = faces.split(name)
-        order = np.random.default_rng(0).permutation(len(split))[: train_size if name == "train" else None]
-        found[name] = Split(split.images[order], split.labels[order], split.names[order])
+        split = faces.shuffled(name)
+        taken = slice(train_size if name == "train" else None)
+        found[name] = Split(split.images[taken], split.labels[taken], split.names[taken])
     return found
 
 

@@ -6,8 +6,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from models.checkpoint import versions
 from models.doctor import data_findings
 from models.evidence import Split
@@ -216,12 +214,10 @@ def _arrays(config: SweepConfig, faces: Faces, console: Console) -> tuple[dict[s
     hashes: dict[str, Any] = {"data_sha256": faces.sha256()}
     data: dict[str, Any] = {"classes": faces.classes, "source": faces.source, "sha256": hashes["data_sha256"]}
     for name in ("train", "validation", "test"):
-        split = faces.split(name)
+        split = faces.shuffled(name)
         if not len(split):
             raise UserError(f"'{faces.source}' has no {name} images; give a source with more faces")
-        # In an order of its own: rows are sorted by name, and `train_size` takes the first.
-        order = np.random.default_rng(0).permutation(len(split))
-        data[name] = (split.images[order], split.labels[order])
+        data[name] = (split.images, split.labels)
     splits = {name: Split(*data[name]) for name in ("train", "test")}
     data["findings"] = data_findings(splits, faces.classes)
     others = {name: _other(name, source, config, faces) for name, source in config.validate.items()}

@@ -1,7 +1,7 @@
 """What the sweep costs beyond the trainings themselves.
 
     python -m tests.bench.orchestration
-    python -m tests.bench.orchestration --seconds 30 --repeats 3
+    python -m tests.bench.orchestration --seconds 60 --repeats 5
 
 1. A sweep of eight trainings of `--seconds` or more each, two at a time, against the same `fit` calls (and the same
    measuring on the test split) in two plain processes of one thread each, four calls a process. The time of the sweep
@@ -92,7 +92,7 @@ def in_plain_processes(trials: int, epochs: int, train_size: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=30.0, help="that one training should take (30)")
+    parser.add_argument("--seconds", type=float, default=40.0, help="that one training should take (40)")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--plain", help=argparse.SUPPRESS)
     options = parser.parse_args()

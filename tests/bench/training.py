@@ -125,14 +125,10 @@ def plain_accuracy(net: nn.Module, images: Tensor, labels: Tensor) -> float:
 
 def plain_side(asked: dict[str, Any]) -> dict[str, Any]:
     faces = read(asked["data"])
-    order = {
-        name: np.random.default_rng(0).permutation(len(faces.split(name))) for name in ("train", "validation", "test")
-    }
     data = {}
-    for name, rows in order.items():
-        split = faces.split(name)
-        rows = rows[: asked["train_size"]] if name == "train" else rows
-        data[name] = torch.tensor(split.images[rows]).float() / 255, torch.tensor(split.labels[rows])
+    for name in ("train", "validation", "test"):
+        split, taken = faces.shuffled(name), slice(asked["train_size"] if name == "train" else None)
+        data[name] = torch.tensor(split.images[taken]).float() / 255, torch.tensor(split.labels[taken])
     started = time.perf_counter()
     accuracies = [plain_training(data, seed, asked) for seed in asked["seeds"]]
     return {"seconds": time.perf_counter() - started, "accuracies": accuracies, "start": 0.0}

@@ -181,6 +181,19 @@ def test_a_split_holds_its_rows_and_an_unknown_one_is_an_error() -> None:
         whole.split("dev")
 
 
+def test_a_shuffled_split_holds_its_rows_in_an_order_that_stays() -> None:
+    whole = read("synthetic:60", size=16)
+    split, shuffled = whole.split("train"), whole.shuffled("train")
+    assert sorted(shuffled.names) == list(split.names) != list(shuffled.names)
+    place = {name: row for row, name in enumerate(split.names)}
+    rows = [place[name] for name in shuffled.names]
+    np.testing.assert_array_equal(shuffled.images, split.images[rows])
+    np.testing.assert_array_equal(shuffled.labels, split.labels[rows])
+    assert list(read("synthetic:60", size=16).shuffled("train").names) == list(shuffled.names)
+    with pytest.raises(FacesError, match="'dev': expected one of"):
+        whole.shuffled("dev")
+
+
 def test_the_summary_counts_what_was_read_and_says_what_was_not(tmp_path: Path) -> None:
     root = write_folder(tmp_path, man=6, woman=6)
     (root / "man" / "bad.jpg").write_bytes(b"no image")

@@ -1,14 +1,28 @@
-"""Rows of a sweep's table without a training behind them."""
+"""The command line as a function, and rows of a sweep's table without a training behind them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pytest
 
+from orchestrator.cli import main
 from orchestrator.grid import Grid, cells
 from orchestrator.trials import pending_row, trial_row
 
 Row = dict[str, Any]
+Said = tuple[int, str, str]
+
+
+@pytest.fixture
+def dxray(capsys: pytest.CaptureFixture[str]) -> Callable[..., Said]:
+    """`dxray WORDS` in this process: its exit code, standard output and standard error."""
+
+    def run(*words: object) -> Said:
+        capsys.readouterr()
+        code = main([str(word) for word in words])
+        return (code, *capsys.readouterr())
+
+    return run
 
 
 @pytest.fixture

@@ -21,16 +21,6 @@ from orchestrator.store import parts, read_rows
 Said = tuple[int, str, str]
 
 
-@pytest.fixture
-def dxray(capsys: pytest.CaptureFixture[str]) -> Callable[..., Said]:
-    def run(*words: object) -> Said:
-        capsys.readouterr()
-        code = main([str(word) for word in words])
-        return (code, *capsys.readouterr())
-
-    return run
-
-
 def one_sentence(said: Said) -> str:
     """Standard error of a command that failed for a reason that a person can put right."""
     code, _, errors = said

@@ -14,7 +14,6 @@ from torch import nn
 from models.faces import read
 from models.images import encode_png
 from orchestrator.cell import RESULT, train_cell
-from orchestrator.cli import main
 from orchestrator.console import Console
 from orchestrator.store import replace_folder, write_json
 from orchestrator.sweep import CONFIG, FORMAT, SweepConfig, _arrays
@@ -52,16 +51,6 @@ def run(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Path:
     write_json(out / "cells" / "0003" / RESULT, {"status": "KO", "reason": "out of memory"})
     replace_folder(out / "cells" / "0000", out / "best", only=("model.safetensors", "model.json"))
     return out
-
-
-@pytest.fixture
-def dxray(capsys: pytest.CaptureFixture[str]) -> Callable[..., Said]:
-    def run(*words: object) -> Said:
-        capsys.readouterr()
-        code = main([str(word) for word in words])
-        return (code, *capsys.readouterr())
-
-    return run
 
 
 def findings(training: dict[str, Any]) -> set[str]:
