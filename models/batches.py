@@ -31,6 +31,7 @@ def augmented(
     zoom: float = 0.12,
     reach: float = 2.5,
     light: float = 0.15,
+    strength: float = 1.0,
     erase: float = 0.0,
 ) -> Tensor:
     """uint8 `(N, C, H, W)` -> float32 in [0, 1], channels last, on `device`: each image changed on its own.
@@ -42,6 +43,7 @@ def augmented(
         zoom: the most by which an image is enlarged or shrunk (0.12: to 1.13 or 0.89 of its size).
         reach: pixels by which it is moved at most, in either direction.
         light: the most by which brightness and contrast change, as a share of the whole range.
+        strength: what `turn`, `zoom` and `reach` are multiplied by.
         erase: the share of images in which a grey rectangle hides a part (Zhong et al. 2017, arXiv 1708.04896).
     """
     n, _, height, width = images.shape
@@ -49,7 +51,7 @@ def augmented(
     # convolutions of a tensor in the other layout take several times as long.
     moved = F.grid_sample(
         torch.tensor(images).to(device).float().div_(255),
-        _positions(n, height, width, turn, zoom, reach).to(device),
+        _positions(n, height, width, strength * turn, strength * zoom, strength * reach).to(device),
         padding_mode="border",
         align_corners=False,
     )

@@ -62,6 +62,7 @@ def fit(
     schedule: str = "onecycle",
     label_smoothing: float = 0.05,
     augment: bool = True,
+    strength: float = 1.0,
     erase: float = 0.0,
     average: float = 0.0,
     precision: str = "auto",
@@ -82,6 +83,7 @@ def fit(
         lr: the highest learning rate of the schedule.
         schedule: "onecycle" (linear rise over a quarter of the steps, then a cosine to zero) or "cosine" (no rise).
         augment: each image is mirrored, turned, zoomed, moved and lit at random, see `models.batches.augmented`.
+        strength: how far `augment` turns, zooms and moves, as a multiple of `augmented`'s own.
         erase: share of the images, in [0, 1], of which `augment` also hides a part.
         average: the net at the end, and at each validation, is an exponential average of the weights over the steps
             (Polyak and Juditsky 1992), which keeps this share of itself at each, in [0, 1); 0: the last weights.
@@ -122,7 +124,9 @@ def fit(
                 for group in optimiser.param_groups:
                     group["lr"] = lr * rate(epoch * steps + step)
                 batch = images[rows.numpy()]
-                inputs = augmented(batch, device, erase=erase) if augment else to_device(batch, device)
+                inputs = (
+                    augmented(batch, device, strength=strength, erase=erase) if augment else to_device(batch, device)
+                )
                 wanted = torch.tensor(labels[rows.numpy()], device=device)
                 with autocast():
                     logits = net(inputs).float()
