@@ -30,8 +30,8 @@ class Plan(NamedTuple):
     walk: Callable[[int, torch.Size, int], Walk]  # of the slots, the images' shape and the gradients
 
 
-L1_WALK = partial(SparseWalk, norm="l1", stride=24, crowd=(24, 4), loyalty=1.0)
-L0_WALK = partial(SparseWalk, norm="l0", stride=64, crowd=(24, 2), loyalty=3.0)
+L1_WALK = partial(SparseWalk, norm="l1", trust=16.0, error=(0.07, 0.2), memory=0.5)
+L0_WALK = partial(SparseWalk, norm="l0", trust=64.0, error=(0.25, 0.6), memory=0.6, loyalty=3.0)
 
 PLANS: dict[str, dict[str, Plan]] = {
     "l2": {

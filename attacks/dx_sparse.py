@@ -1,7 +1,8 @@
-"""The walk of `dx` in L1 and L0: few pixels, each changed as far as it pays.
+"""The walk of `dx` in L1 and L0: a sequence of linear programmes, each solved exactly, on whole grey levels.
 
-While the image does not fool, the pixels of largest promised gain move on; once it fools, those that contribute least
-go back, and so on in turn. A pixel moves only part of its range a look, for a slope does not hold over all of it.
+At each look the net is taken to be linear within some grey levels of the present change. The smallest change there that
+crosses the border follows by sorting: values that gain most for their price go as far as they may, all others back
+towards zero. How far the model is trusted follows from how well it foretold the last margin.
 """
 
 import torch
@@ -9,14 +10,19 @@ from torch import Tensor
 
 from attacks.slots import Room
 
-GIVE_BACK = 0.7  # share of the excess margin that one look's removals may cost, by the linear model
+CROWD = 24  # pixels that may join in one look
+# The margin aimed at, as a share of the first gap, at the first and the last look.
+AIM = (0.05, 0.003)
+TRUST = (4.0, 255.0)  # grey levels, at the least and at the most
 
 
 class SparseWalk:
     """The change `at` (B, D) in grey levels. In L0 the channels of a pixel move and go back together.
 
-    stride: grey levels a value moves in one look. crowd: pixels moved in one look, at the first and the last.
-    loyalty: how much dearer than a changed pixel's gain an unchanged one's must be, once the image has fooled.
+    trust: grey levels for which the first look's slopes are believed. error: that of the model, as a share of all that
+    it let move, up to which it is trusted further, and from which less. memory: share of the slopes seen before in the
+    model's. loyalty: how much more a changed pixel's gain counts than that of one that would have to join, while the
+    model is not trusted over the whole range.
     """
 
     def __init__(
@@ -26,13 +32,16 @@ class SparseWalk:
         steps: int,
         *,
         norm: str,
-        stride: int,
-        crowd: tuple[int, int],
-        loyalty: float,
+        trust: float,
+        error: tuple[float, float],
+        memory: float,
+        loyalty: float = 1.0,
     ) -> None:
-        self.norm, self.steps, self.stride, self.crowd, self.loyalty = norm, steps, stride, crowd, loyalty
+        self.norm, self.steps, self.first, self.error = norm, steps, trust, error
+        self.memory, self.loyalty = memory, loyalty
         self.together = shape[0] if norm == "l0" else 1
-        self.at = torch.zeros(slots, shape.numel())
+        self.at, self.v = torch.zeros(2, slots, shape.numel())
+        self.trust, self.depth, self.promised, self.gross, self.before = torch.zeros(5, slots)
 
     def size(self, change: Tensor) -> Tensor:
         if self.norm == "l0":
@@ -46,37 +55,44 @@ class SparseWalk:
         return None
 
     def learn(self, room: Room, change: Tensor, gap: Tensor, slope: Tensor, step: Tensor, best: Tensor) -> Tensor:
-        at = torch.where((step == 0).unsqueeze(1), 0.0, change)
-        grown, pruned = self._grow(room, at, gap, slope, step, best < torch.inf), self._prune(at, gap, slope)
-        self.at = torch.where((gap < 0).unsqueeze(1), pruned, grown)
+        begins, found = step == 0, best < torch.inf
+        at = torch.where(begins.unsqueeze(1), 0.0, change)
+        late = (step / max(self.steps, 1)).clamp(max=1)
+        self.depth = torch.where(begins, gap, self.depth)
+        error = (self.before - gap - self.promised).abs() / self.gross.clamp(min=1e-12)
+        factor = torch.where(error < self.error[0], 1.5, torch.where(error > self.error[1], 0.5, 1.0))
+        self.trust = torch.where(begins, self.first, (self.trust * factor).clamp(*TRUST))
+        self.v = torch.where(begins.unsqueeze(1), slope, self.memory * self.v + (1 - self.memory) * slope)
+        aim = AIM[0] * (AIM[1] / AIM[0]) ** late * self.depth
+        self.at = self._smallest(room, at, gap + aim, found)
+        moved = self.at - at
+        self.promised, self.gross = (self.v * moved).sum(dim=1), (self.v * moved).abs().sum(dim=1)
+        self.before = gap
         return best <= 1
 
-    def _grow(self, room: Room, at: Tensor, gap: Tensor, slope: Tensor, step: Tensor, found: Tensor) -> Tensor:
-        reach = torch.where(slope > 0, room.high - at, at - room.low).clamp(max=self.stride)
-        gain = self._groups(slope.abs() * reach).sum(dim=1)
+    def _smallest(self, room: Room, at: Tensor, need: Tensor, found: Tensor) -> Tensor:
+        """The smallest change that gains `need` (B,) over `at` by the slopes `v`, none of it beyond the trust."""
+        trust, sign = self.trust.unsqueeze(1), self.v.sign()
+        ahead = room.inside((at + trust * sign).round())
+        # An image that was never fooled takes nothing back.
+        back = torch.zeros_like(at) if self.norm == "l0" else at - at.clamp(-trust.round(), trust.round())
+        back = torch.where(found.unsqueeze(1), back, at)
+        way = (ahead - back).abs()
+        gain = self._groups(self.v.abs() * way).sum(dim=1)
         changed = (self._groups(at) != 0).any(dim=1)
-        dear = torch.where(changed & found.unsqueeze(1), self.loyalty, 1.0)
-        order = (gain * dear).sort(dim=1, descending=True, stable=True).indices
+        loyal = self.loyalty + (1 - self.loyalty) * (trust / TRUST[1])
+        worth = (gain if self.norm == "l0" else self.v.abs()) * torch.where(changed & found.unsqueeze(1), loyal, 1.0)
+        order = worth.sort(dim=1, descending=True, stable=True).indices
         promised = gain.gather(1, order)
         before = promised.cumsum(dim=1) - promised
-        late = (step / self.steps).clamp(max=1).unsqueeze(1)
-        crowd = (self.crowd[0] + (self.crowd[1] - self.crowd[0]) * late).round()
-        # As many as the linear model asks for to cross the border, and a little more.
-        chosen = (before < 1.1 * gap.unsqueeze(1)) & (torch.arange(order.shape[1]) < crowd) & (promised > 0)
+        wanted = (need - (self.v * (back - at)).sum(dim=1)).unsqueeze(1)
+        crowd = (changed & found.unsqueeze(1)).sum(dim=1, keepdim=True) + CROWD
+        chosen = (before < wanted) & (promised > 0) & (torch.arange(order.shape[1]) < crowd)
         moves = torch.zeros_like(chosen).scatter(1, order, chosen)
         if self.norm == "l1":  # the last of them goes only as far as needed
-            left = torch.zeros_like(gain).scatter(1, order, 1.1 * gap.unsqueeze(1) - before)
-            reach = torch.minimum(reach, (left / slope.abs().clamp(min=1e-30)).ceil().clamp(min=0))
-        return at + self._values(moves) * reach * slope.sign()
-
-    def _prune(self, at: Tensor, gap: Tensor, slope: Tensor) -> Tensor:
-        changed = (self._groups(at) != 0).any(dim=1)
-        worth = self._groups(slope * at).sum(dim=1)
-        order = torch.where(changed, worth, torch.inf).sort(dim=1, stable=True).indices
-        lost = torch.where(changed, worth, 0.0).gather(1, order).cumsum(dim=1)
-        chosen = lost <= -GIVE_BACK * gap.unsqueeze(1)
-        chosen[:, 0] = True
-        return at * ~self._values(torch.zeros_like(chosen).scatter(1, order, chosen))
+            left = torch.zeros_like(gain).scatter(1, order, wanted - before)
+            way = torch.minimum(way, (left / self.v.abs().clamp(min=1e-30)).ceil().clamp(min=0))
+        return back + self._values(moves) * way * sign
 
     def _groups(self, values: Tensor) -> Tensor:
         return values.view(len(values), self.together, -1)

@@ -52,21 +52,20 @@ def greedy_on_lattice(norm: str, weight: torch.Tensor, gap: float, start: torch.
     return float("inf")
 
 
-@pytest.mark.parametrize(("norm", "factor", "more"), [("linf", 1.0, 0), ("l1", 1.2, 0), ("l0", 1.0, 1)])
-def test_the_other_norms_come_near_the_optimum_of_a_linear_net(
-    norm: str, factor: float, more: int, helpers: Any
-) -> None:
+@pytest.mark.parametrize(("norm", "factor"), [("linf", 1.0), ("l1", 1.02), ("l0", 1.0)])
+@pytest.mark.parametrize("effort", ["fast", "default"])
+def test_the_other_norms_reach_the_optimum_of_a_linear_net(norm: str, factor: float, effort: str, helpers: Any) -> None:
     net = helpers.LinearNet()
     inputs = helpers.images(400, (1, 12, 12))
     with torch.no_grad():
         gap = -net(inputs).diff(dim=1).flatten()
     near = (gap > 0.5) & (gap < 12)
     inputs, gap = inputs[near][:16], gap[near][:16]
-    modified = dx(net, inputs, torch.zeros(16, dtype=torch.int64), norm=norm)
+    modified = dx(net, inputs, torch.zeros(16, dtype=torch.int64), norm=norm, effort=effort)
     found = find_norm(norm)(modified - inputs) * (1 if norm == "l0" else 255)
     for i in range(16):
         best = greedy_on_lattice(norm, net.weight.detach(), float(gap[i]) + FLOOR, to_levels(inputs[i]).flatten())
-        assert float(found[i]) <= factor * best + more + 0.01
+        assert float(found[i]) <= factor * best + 0.01
 
 
 def test_l0_counts_a_pixel_of_several_channels_once(helpers: Any) -> None:
