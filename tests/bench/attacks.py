@@ -1,184 +1,289 @@
-"""dxray's minimal attacks against adversarial-library's, in one process, everything measured on PNGs read back.
+"""dxray's attacks against those of four libraries, in one process, everything measured on PNG files read back.
 
-    python -m tests.bench.attacks --model CHECKPOINT_DIR --faces FACES.parquet --peers PEERS_DIR
+    python -m tests.bench.attacks --model CHECKPOINT --faces FACES.parquet --peers PEERS
+    python -m tests.bench.attacks --model PLAIN DEEP HARDENED --faces FACES.parquet --peers PEERS --repeats 3
 
-The peers are installed apart, never into the project:
-    pip install --no-deps --target PEERS_DIR adv-lib==0.2.8
-Without --peers only dxray runs. FACES.parquet holds columns split ("test" is used), gender (0 or 1) and image (raw grey
-bytes, as many as the net's size asks for). `--repeats` runs every attack several times, in turn, for the spread.
+How the peers are installed stands in `tests/bench/peers.py`; without --peers only dxray runs. FACES is anything that
+`dxray sweep --data` takes; attacked are the first `--count` test faces, in a shuffled order, that the net has right.
+
+Per attack: images/s, the share of faces fooled by the floats it returns and by the PNGs, the median of the distance on
+the PNGs over all faces (one not fooled counts as infinite), its mean over those that fool, and gradients and forwards a
+face. Linf in grey levels, L0 in pixels. Then the same within fixed budgets, the bound of a linearised net on the grid
+of whole grey levels, and with `--picture` the penalty's trade-off. Every attack runs `--repeats` times, in turn.
 """
 
 import argparse
-import importlib
-import io
 import statistics
-import sys
+import tempfile
 import time
-import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from attacks.dx import dx
-from attacks.lattice import from_levels, to_uint8
+from attacks import find
+from attacks.dx import EFFORTS, PLANS
+from attacks.lattice import LEVELS, from_levels, to_levels, to_uint8
 from attacks.outcome import Outcome, score
-from attacks.query import Ledger
+from attacks.query import FLOOR, Ledger, Query
 from models.checkpoint import load
+from models.faces import read
+from models.images import encode_png
+from tests.bench import peers
 
 Attack = Callable[[nn.Module, Tensor, Tensor, Ledger], Tensor]
 
-
-def read_faces(path: Path, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Test images float32 (N, 1, *size) and labels int64 (N,), spread over the whole split."""
-    table = pq.read_table(path, columns=["split", "gender", "image"])
-    table = table.filter(np.asarray(table["split"]) == "test")
-    pixels = np.stack([np.frombuffer(row, np.uint8).reshape(1, *size) for row in table["image"].to_pylist()])
-    order = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(0))
-    return from_levels(torch.from_numpy(pixels.copy()))[order], torch.tensor(table["gender"].to_pylist())[order]
+BUDGETS = [("linf", 2 / 255), ("linf", 4 / 255), ("linf", 8 / 255), ("l2", 0.25), ("l2", 0.5)]
+WEIGHTS = [0.0, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0]  # of the penalty
+UNITS = {"linf": LEVELS}  # other norms are printed as they are
 
 
-def through_png(images: Tensor) -> Tensor:
-    """Images (N, 1, H, W) in [0, 1] written as PNG and read back, uint8."""
-    read = []
-    for image in to_uint8(images):
-        file = io.BytesIO()
-        Image.fromarray(image[0].numpy()).save(file, format="PNG")
-        read.append(torch.from_numpy(np.array(Image.open(io.BytesIO(file.getvalue()))))[None])
-    return torch.stack(read)
+@dataclass
+class Measured:
+    """One attack on one set of faces: what it found last, and the seconds of each repeat."""
+
+    norm: str
+    run: Attack
+    ledger: Ledger
+    limit: float = np.inf  # a larger change counts as one that does not fool
+    seconds: list[float] = field(default_factory=list)
+    in_floats: float = 0.0
+    outcome: Outcome | None = None
+
+    def sizes(self) -> np.ndarray:
+        """Distances on the PNGs (N,), infinite where these do not fool."""
+        assert self.outcome is not None
+        sizes: np.ndarray = getattr(self.outcome, self.norm)
+        return np.where((self.outcome.status == "fooled") & (sizes <= self.limit), sizes, np.inf)
 
 
-def peers(directory: Path) -> dict[str, tuple[str, Callable[..., Tensor], dict[str, Any]]]:
-    """Name -> (norm, function, keywords) of adversarial-library's attacks that belong here."""
-    sys.path.insert(0, str(directory))
-    for absent in ("visdom", "torchvision", "torchvision.models"):  # imported by parts of it that are not used here
-        stand_in = types.ModuleType(absent)
-        stand_in.Visdom = stand_in.models = stand_in  # type: ignore[attr-defined]
-        sys.modules.setdefault(absent, stand_in)
-
-    def find(module: str, name: str) -> Callable[..., Tensor]:
-        found: Callable[..., Tensor] = getattr(importlib.import_module(f"adv_lib.attacks.{module}"), name)
-        return found
-
-    ddn, fmn = find("decoupled_direction_norm", "ddn"), find("fast_minimum_norm", "fmn")
-    pdpgd, sigma_zero = find("primal_dual_gradient_descent", "pdpgd"), find("sigma_zero", "sigma_zero")
-    return {
-        "DDN 100, levels=256": ("l2", ddn, {"steps": 100, "levels": 256}),
-        "DDN 300, levels=256": ("l2", ddn, {"steps": 300, "levels": 256}),
-        "FMN Linf 100": ("linf", fmn, {"norm": float("inf"), "steps": 100}),
-        "PDPGD L1 200": ("l1", pdpgd, {"norm": 1.0, "num_steps": 200}),
-        "sigma-zero 200": ("l0", sigma_zero, {"num_steps": 200}),
-    }
+def right_faces(net: nn.Module, data: str, size: tuple[int, int], count: int) -> tuple[Tensor, Tensor]:
+    """Test faces float32 (N, C, H, W) that `net` has right, and their labels int64 (N,)."""
+    test = read(data, size=size).shuffled("test")
+    images, labels = torch.from_numpy(test.images), torch.from_numpy(test.labels)
+    status = score(net, images[: 3 * count], images[: 3 * count], labels[: 3 * count]).status
+    rows = torch.from_numpy(np.flatnonzero(status == "missed"))[:count]
+    return from_levels(images[rows]), labels[rows]
 
 
-def in_batches(attack: Callable[..., Tensor], keywords: dict[str, Any], batch: int) -> Attack:
+def through_png(images: Tensor, folder: Path) -> Tensor:
+    """Images (N, C, H, W) in [0, 1] written as PNG files and read back, uint8."""
+    read_back = []
+    for i, image in enumerate(to_uint8(images)):
+        file = folder / f"{i}.png"
+        file.write_bytes(encode_png(image.numpy()))
+        pixels = torch.from_numpy(np.array(Image.open(file)))
+        read_back.append(pixels[None] if pixels.dim() == 2 else pixels.permute(2, 0, 1))
+    return torch.stack(read_back)
+
+
+def ours(name: str, **settings: Any) -> Attack:
+    attack = find(name)
+    return lambda net, images, labels, ledger: attack(net, images, labels, ledger=ledger, **settings)
+
+
+def theirs(peer: peers.Peer) -> Attack:
     """A peer run batch by batch; its gradients are counted as its backward passes."""
 
-    def run(net: nn.Module, inputs: Tensor, labels: Tensor, ledger: Ledger) -> Tensor:
-        counted = 0
+    def run(net: nn.Module, images: Tensor, labels: Tensor, ledger: Ledger) -> Tensor:
+        counted = {"gradients": 0, "forwards": 0}
 
-        def count(images: Tensor) -> None:
+        def look(points: Tensor) -> None:
             def seen(_: Tensor) -> None:
-                nonlocal counted
-                counted += len(images)
+                counted["gradients"] += len(points)
+                counted["forwards"] -= len(points)  # a gradient's own
 
-            if images.requires_grad:
-                images.register_hook(seen)
+            counted["forwards"] += len(points)
+            if points.requires_grad:
+                points.register_hook(seen)
 
-        handle = net.register_forward_pre_hook(lambda _, arguments: count(arguments[0]))
-        found = [
-            attack(net, inputs[i : i + batch], labels[i : i + batch], **keywords) for i in range(0, len(inputs), batch)
-        ]
+        handle = net.register_forward_pre_hook(lambda _, arguments: look(arguments[0]))
+        found = [peer.run(net, *part) for part in zip(images.split(peer.batch), labels.split(peer.batch), strict=True)]
         handle.remove()
-        ledger.gradients += round(counted / len(inputs))
+        ledger.gradients += round(counted["gradients"] / len(images))
+        ledger.forwards += round(counted["forwards"] / len(images))
         return torch.cat(found).detach()
 
     return run
 
 
-def ours(norm: str, effort: str) -> Attack:
-    def run(net: nn.Module, inputs: Tensor, labels: Tensor, ledger: Ledger) -> Tensor:
-        return dx(net, inputs, labels, norm=norm, effort=effort, ledger=ledger)
+def measure(net: nn.Module, images: Tensor, labels: Tensor, one: Measured) -> None:
+    begin = time.perf_counter()
+    modified = one.run(net, images, labels, one.ledger)
+    one.seconds.append(time.perf_counter() - begin)
+    with torch.no_grad():
+        answers = torch.cat([net(part).argmax(dim=1) for part in modified.split(32)])
+    one.in_floats = float((answers != labels).double().mean())
+    with tempfile.TemporaryDirectory() as folder:
+        one.outcome = score(net, to_uint8(images), through_png(modified, Path(folder)), labels)
 
-    return run
 
-
-def row(name: str, norm: str, seconds: list[float], outcome: Outcome, ledger: Ledger, repeats: int) -> str:
-    fooled = outcome.status == "fooled"
-    sizes = np.where(fooled, getattr(outcome, norm), np.inf)
-    unit = 255 if norm == "linf" else 1
-    count = len(fooled)
-    speeds = [count / spent for spent in seconds]
-    spread = f"{min(speeds):.1f}-{max(speeds):.1f}"
+def row(name: str, one: Measured) -> str:
+    sizes = one.sizes() * UNITS.get(one.norm, 1)
+    fooled = np.isfinite(sizes)
+    speeds = [len(sizes) / spent for spent in one.seconds]
+    mean = sizes[fooled].mean() if fooled.any() else np.nan
+    repeats = len(one.seconds)
     return (
-        f"{name:24} {statistics.median(speeds):8.1f} {spread:>13} {fooled.mean():8.1%} {np.median(sizes) * unit:9.4f} "
-        f"{sizes[fooled].mean() * unit:9.4f} {float(ledger.gradients.float().mean()) / repeats:7.1f} "
-        f"{float(ledger.forwards.float().mean()) / repeats:7.1f}"
+        f"  {name:32} {statistics.median(speeds):8.1f} {f'{min(speeds):.1f}-{max(speeds):.1f}':>13} "
+        f"{one.in_floats:8.1%} {fooled.mean():8.1%} {np.median(sizes):9.4f} {mean:9.4f} "
+        f"{float(one.ledger.gradients.float().mean()) / repeats:7.1f} "
+        f"{float(one.ledger.forwards.float().mean()) / repeats:7.1f}"
     )
+
+
+HEAD = (
+    f"  {'attack':32} {'images/s':>8} {'spread':>13} {'floats':>8} {'PNGs':>8} {'median':>9} {'mean':>9} "
+    f"{'grads':>7} {'fwds':>7}"
+)
+
+
+def compare(
+    title: str,
+    attacks: Mapping[str, tuple[str, Attack]],
+    net: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    repeats: int = 1,
+    limit: float = np.inf,
+) -> dict[str, Measured]:
+    """Run each attack `repeats` times, in turn, and print a line of each after the last time."""
+    print(f"{title}\n{HEAD}", flush=True)
+    found = {name: Measured(norm, run, Ledger.empty(len(images)), limit) for name, (norm, run) in attacks.items()}
+    for turn in range(repeats):
+        for name, one in found.items():
+            try:
+                measure(net, images, labels, one)
+            except Exception as wrong:  # a library that cannot do it is a result too
+                print(f"  {name:32} failed: {type(wrong).__name__}: {' '.join(str(wrong).split())[:80]}", flush=True)
+                continue
+            if turn == repeats - 1:
+                print(row(name, one), flush=True)
+    return {name: one for name, one in found.items() if one.outcome is not None}
+
+
+def against(found: Mapping[str, Measured], base: str) -> None:
+    """Median distance and speed of our attacks as multiples of `base`'s; of the speed, the spread over the repeats."""
+    if not np.isfinite(np.median(found[base].sizes())):
+        return
+    print(f"  as multiples of {base}: median distance; images/s")
+    for name, one in found.items():
+        if name.startswith("dx "):
+            ratios = [theirs / own for own, theirs in zip(one.seconds, found[base].seconds, strict=True)]
+            print(
+                f"    {name:30} {np.median(one.sizes()) / np.median(found[base].sizes()):7.4f}; "
+                f"{statistics.median(ratios):6.1f} ({min(ratios):.1f}-{max(ratios):.1f})",
+                flush=True,
+            )
+
+
+def lattice_bound(net: nn.Module, images: Tensor, labels: Tensor, effort: str = "thorough") -> np.ndarray:
+    """L2 (N,) that a perfect attack would need if the net were linear as it is at the change found by `dx`.
+
+    For a linear net the best change on the grid is round(s * slope) for the smallest s that crosses the border.
+    """
+    modified = find("dx")(net, images, labels, effort=effort)
+    with Query(net, labels) as query:
+        look = query.gradients(modified, torch.arange(len(images)))
+    home = to_levels(images).flatten(1)
+    slope, change = look.slope.flatten(1) / LEVELS, to_levels(modified).flatten(1) - home
+    need = (slope * change).sum(dim=1) - look.margin + FLOOR
+    low, high = torch.zeros(len(images)), torch.full((len(images),), 1e6)
+
+    def at(scale: Tensor) -> Tensor:
+        return torch.minimum(torch.maximum((scale.unsqueeze(1) * slope).round(), -home), LEVELS - home)
+
+    for _ in range(60):
+        middle = (low + high) / 2
+        enough = (at(middle) * slope).sum(dim=1) >= need
+        low, high = torch.where(enough, low, middle), torch.where(enough, middle, high)
+    return (at(high).square().sum(dim=1).sqrt() / LEVELS).numpy()
+
+
+def trade_off(net: nn.Module, images: Tensor, labels: Tensor, picture: Path) -> None:
+    """The penalty form: the larger its weight, the smaller the change, until it no longer fools."""
+    from matplotlib.figure import Figure
+
+    shares, sizes = [], []
+    print("  penalty: weight, share of PNGs that fool, median L2 of those")
+    for weight in WEIGHTS:
+        one = Measured("l2", ours("dx_penalty", weight=weight), Ledger.empty(len(images)))
+        measure(net, images, labels, one)
+        fooled = np.isfinite(one.sizes())
+        shares.append(fooled.mean())
+        sizes.append(np.median(one.sizes()[fooled]) if fooled.any() else np.nan)
+        print(f"    {weight:6g} {shares[-1]:8.1%} {sizes[-1]:8.4f}", flush=True)
+    figure = Figure(figsize=(6, 4), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    other = axes.twinx()
+    at = np.arange(len(WEIGHTS))
+    axes.plot(at, sizes, marker="o", color="black")
+    other.plot(at, shares, marker="s", color="tab:red")
+    axes.set_xticks(at, [f"{weight:g}" for weight in WEIGHTS])
+    axes.set(xlabel="weight of the penalty", ylabel="median L2 of those that fool", title="penalty DX")
+    other.set(ylim=(0, 1.05))
+    other.set_ylabel("share that fools (red)", color="tab:red")
+    figure.savefig(picture)
+
+
+def bench(path: Path, options: argparse.Namespace) -> None:
+    net, card = load(path)
+    # Frozen and channels-last for all: a peer is not made slower than its user could have it.
+    net.requires_grad_(False).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    images, labels = right_faces(net, options.faces, card.size, options.count)
+    print(f"{path}: {len(images)} faces, {torch.get_num_threads()} threads")
+    for norm in options.norms:
+        attacks = {f"dx {effort}": (norm, ours("dx", norm=norm, effort=effort)) for effort in EFFORTS}
+        if norm == "l2":
+            attacks["deepfool"] = (norm, ours("deepfool"))
+        if norm == "l0" and options.jsma:
+            attacks["jsma"] = (norm, ours("jsma"))
+        if options.peers:
+            attacks |= {p.name: (norm, theirs(p)) for p in peers.minimal(options.peer_batch) if p.norm == norm}
+        found = compare(f"smallest {norm}", attacks, net, images, labels, repeats=options.repeats)
+        for base in [name for name, one in found.items() if not name.startswith("dx ") and one.norm == norm]:
+            against(found, base)
+        if norm == "l2":
+            bound = float(np.median(lattice_bound(net, images, labels)))
+            print(f"  linearised lattice bound: median L2 {bound:.4f}", end="")
+            ddn = found.get("DDN 300, levels=256 (adv-lib)")
+            print(f", {bound / np.median(ddn.sizes()):.4f} x DDN 300" if ddn else "", flush=True)
+    for norm, eps in BUDGETS if options.budgets else []:
+        attacks = {name: (norm, ours(name, norm=norm, eps=eps)) for name in ("apgd", "robust")}
+        if options.peers:
+            attacks |= {p.name: (norm, theirs(p)) for p in peers.within(norm, eps, options.peer_batch)}
+        shown = f"{eps * LEVELS:g}/255" if norm == "linf" else f"{eps:g}"
+        # Rounding to whole levels may carry a peer's image a little beyond its budget: then it is not within it.
+        compare(f"within {norm} {shown}", attacks, net, images, labels, limit=eps * 1.0001)
+    if options.picture:
+        trade_off(net, images, labels, options.picture)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, required=True, help="checkpoint directory")
-    parser.add_argument("--faces", type=Path, required=True, help="parquet file with test faces")
-    parser.add_argument("--peers", type=Path, help="directory the peers were installed into")
-    parser.add_argument("--count", type=int, default=128, help="correctly classified faces")
-    parser.add_argument("--peer-batch", type=int, default=64)
+    parser.add_argument("--model", type=Path, nargs="+", required=True, help="checkpoint folders")
+    parser.add_argument("--faces", required=True, help="labelled faces, as `dxray sweep --data` takes them")
+    parser.add_argument("--peers", type=Path, help="folder that the peers were installed into")
+    parser.add_argument("--count", type=int, default=128, help="faces that the net has right (128)")
+    parser.add_argument("--peer-batch", type=int, default=128, help="images a peer gets at a time (128)")
     parser.add_argument("--repeats", type=int, default=1)
-    parser.add_argument("--norms", nargs="+", default=["l2", "linf", "l1", "l0"])
+    parser.add_argument("--norms", nargs="*", choices=tuple(PLANS), default=list(PLANS))
+    parser.add_argument("--no-budgets", dest="budgets", action="store_false", help="leave out the fixed budgets")
+    parser.add_argument("--jsma", action="store_true", help="JSMA too, which takes its time")
+    parser.add_argument("--picture", type=Path, help="where the penalty's trade-off goes, as PNG")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    arguments = parser.parse_args()
-
-    torch.set_num_threads(arguments.threads)
-    net, card = load(arguments.model)
-    # Frozen and channels-last for all: a peer is not made slower than its user could have it.
-    net.requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    images, labels = read_faces(arguments.faces, card.size)
-    status = score(net, to_uint8(images[: 2 * arguments.count]), to_uint8(images[: 2 * arguments.count]),
-                   labels[: 2 * arguments.count]).status  # fmt: skip
-    right = torch.from_numpy(np.flatnonzero(status == "missed"))[: arguments.count]
-    images, labels = images[right], labels[right]
-
-    attacks: dict[str, tuple[str, Attack]] = {}
-    for norm in arguments.norms:
-        attacks |= {f"dx {norm} {effort}": (norm, ours(norm, effort)) for effort in ("fast", "default", "thorough")}
-    if arguments.peers:
-        for name, (norm, attack, keywords) in peers(arguments.peers).items():
-            if norm in arguments.norms:
-                attacks[name] = (norm, in_batches(attack, keywords, arguments.peer_batch))
-
-    print(f"{len(images)} faces, {arguments.threads} threads; Linf in grey levels, L0 in pixels, the rest in [0, 1]")
-    print(
-        f"{'attack':24} {'images/s':>8} {'spread':>13} {'on PNG':>8} {'median':>9} {'mean':>9} {'grads':>7} {'fwds':>7}"
-    )
-    seconds: dict[str, list[float]] = {name: [] for name in attacks}
-    ledgers = {name: Ledger.empty(len(images)) for name in attacks}
-    outcomes: dict[str, Outcome] = {}
-    for turn in range(arguments.repeats):
-        for name, (norm, run) in attacks.items():
-            begin = time.perf_counter()
-            modified = run(net, images, labels, ledgers[name])
-            seconds[name].append(time.perf_counter() - begin)
-            outcomes[name] = score(net, to_uint8(images), through_png(modified), labels)
-            print(row(name, norm, seconds[name], outcomes[name], ledgers[name], turn + 1), flush=True)
-    for base, others in (("DDN 100, levels=256", "images/s"), ("DDN 300, levels=256", "median L2")):
-        if base in attacks:
-            print(f"{others} as a multiple of {base}:")
-            for name in (name for name, (norm, _) in attacks.items() if norm == "l2"):
-                print(f"  {name:24} {_ratio(others, name, base, seconds, outcomes)}")
-
-
-def _ratio(what: str, name: str, base: str, seconds: dict[str, list[float]], outcomes: dict[str, Outcome]) -> str:
-    if what == "images/s":
-        ratios = [theirs / own for own, theirs in zip(seconds[name], seconds[base], strict=True)]
-        return f"{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
-    own, theirs = (np.where(o.status == "fooled", o.l2, np.inf) for o in (outcomes[name], outcomes[base]))
-    return f"{np.median(own) / np.median(theirs):.4f}"
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    if options.peers:
+        peers.load(options.peers)
+    for path in options.model:
+        bench(path, options)
 
 
 if __name__ == "__main__":
