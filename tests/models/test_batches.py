@@ -47,12 +47,14 @@ def test_no_change_is_the_image_or_its_mirror() -> None:
     ("change", "least", "most"),
     [({"reach": 3.0}, 2.5, 3.0 * 2**0.5), ({"turn": 10.0}, 1.5, 2.7), ({"zoom": 0.2}, 2.0, 3.8)],
 )
+@pytest.mark.parametrize("strength", [1.0, 0.5, 2.0])
 def test_each_change_moves_as_far_as_was_asked_and_no_farther(
-    change: dict[str, Any], least: float, most: float
+    change: dict[str, Any], least: float, most: float, strength: float
 ) -> None:
     """The square lies 17.2 pixels from the middle: 10 degrees move it by 3.0, a zoom of 0.2 by up to 3.8."""
     torch.manual_seed(0)
-    found = centres(augmented(dots(256), CPU, **STILL | change))
+    change = {name: size / strength for name, size in change.items()}
+    found = centres(augmented(dots(256), CPU, **STILL | change, strength=strength))
     found[:, 1] = torch.minimum(found[:, 1], 48 - found[:, 1])  # the mirrored ones mirrored back
     far = (found - torch.tensor([14.0, 10.0])).norm(dim=1).max()
     assert least < float(far) < most + 0.4

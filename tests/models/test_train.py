@@ -140,6 +140,16 @@ def test_evaluation_does_not_depend_on_the_mode_and_leaves_it(faces: Faces) -> N
     assert torch.equal(first, logits_of(net.eval(), faces.images[:50]))
 
 
+@pytest.mark.parametrize("how", [{"strength": 0.5}, {"erase": 0.5}, {"augment": False}])
+def test_how_images_are_changed_reaches_the_training(halves: Halves, how: dict[str, Any]) -> None:
+    images, labels = halves(96)
+    nets = [small_net(), small_net()]
+    for net, options in zip(nets, ({}, how), strict=True):
+        fit(net, images, labels, epochs=1, **options)
+    weights = [next(net.parameters()) for net in nets]
+    assert not torch.equal(*weights)
+
+
 @pytest.mark.parametrize("how", [{"optimizer": "adamw"}, {"optimizer": "sgd"}, {"average": 0.9}, {"erase": 0.5}])
 def test_a_training_that_was_killed_goes_on_to_the_same_weights(
     halves: Halves, tmp_path: Path, how: dict[str, Any]
