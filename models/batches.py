@@ -5,7 +5,12 @@ import math
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+
+
+def device_of(net: nn.Module) -> torch.device:
+    """Where the weights of `net` are; the CPU for a net without any."""
+    return next((weight.device for weight in net.parameters()), torch.device("cpu"))
 
 
 def to_device(images: np.ndarray | Tensor, device: torch.device) -> Tensor:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models.batches import to_device
+from models.batches import device_of, to_device
 from models.probe import LAYERS, layer_figures
 from models.rate_range import RateRange
 
@@ -130,7 +130,7 @@ def examine(net: nn.Module, splits: Mapping[str, Split]) -> dict[str, Any]:
 def _answered(net: nn.Module, split: Split, most: int | None) -> Split:
     if not len(split):
         return split
-    device, images = _device(net), split.images[:most]
+    device, images = device_of(net), split.images[:most]
     parts = (to_device(images[at : at + BATCH], device) for at in range(0, len(images), BATCH))
     logits = _outputs(net, parts).numpy()
     if logits.shape[1] == 1:
@@ -140,7 +140,7 @@ def _answered(net: nn.Module, split: Split, most: int | None) -> Split:
 
 def _far(net: nn.Module, images: np.ndarray) -> Iterator[Tensor]:
     """Images, and noise far outside of [0, 1]."""
-    device = _device(net)
+    device = device_of(net)
     noise = torch.randn((FEW, *images.shape[1:]), generator=torch.Generator().manual_seed(0))
     yield to_device(images, device)
     yield from (to_device(sign * FAR * noise, device) for sign in (1, -1))
@@ -172,7 +172,7 @@ def _entering(net: nn.Module, images: np.ndarray) -> tuple[float, float] | None:
 
     hooks = [m.register_forward_pre_hook(enter) for m in net.modules() if isinstance(m, LAYERS)]
     try:
-        net(to_device(images, _device(net)))
+        net(to_device(images, device_of(net)))
     except _Entered as entered:
         features = entered.features.float()
     else:
@@ -185,7 +185,3 @@ def _entering(net: nn.Module, images: np.ndarray) -> tuple[float, float] | None:
     std, mean = torch.std_mean(channels, dim=1)
     worst = int((mean.abs() / std.clamp(min=1e-12)).argmax())
     return float(mean[worst]), float(std[worst])
-
-
-def _device(net: nn.Module) -> torch.device:
-    return next((weight.device for weight in net.parameters()), torch.device("cpu"))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
-from models.batches import to_device
+from models.batches import device_of, to_device
 
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _RELUS = (F.relu, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_)
@@ -40,7 +40,7 @@ def layer_figures(net: nn.Module, inputs: np.ndarray, labels: np.ndarray) -> lis
     layers: dict[str, nn.Module] = {name: m for name, m in net.named_modules() if isinstance(m, LAYERS)}
     parameters = {name: p.detach().requires_grad_(p.is_floating_point()) for name, p in net.named_parameters()}
     buffers = {name: buffer.clone() for name, buffer in net.named_buffers()}
-    device = next(net.parameters()).device
+    device = device_of(net)
     batch = to_device(inputs, device)
     with _training(net, device), torch.enable_grad(), _Watch(layers) as watch:
         logits = functional_call(net, parameters | buffers, batch)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.batches import to_device
+from models.batches import device_of, to_device
 from models.train import optimizer_of
 
 IMAGES = 32
@@ -68,7 +68,7 @@ def range_test(
         optimizer, weight_decay: as `models.train.fit` takes them; those of the training that is examined.
         on_step: called after each step, `MOST_STEPS` times at most.
     """
-    device = next(net.parameters()).device
+    device = device_of(net)
     batch, wanted = to_device(images[:IMAGES], device), torch.tensor(labels[:IMAGES], device=device)
     cuda = [device] if device.type == "cuda" else []
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from models.batches import augmented, to_device
+from models.batches import augmented, device_of, to_device
 from models.probe import layer_figures
 from models.training_state import load_state, save_state
 
@@ -170,7 +170,7 @@ def fit(
 @torch.inference_mode()
 def logits_of(net: nn.Module, images: np.ndarray, *, batch_size: int = 256) -> Tensor:
     """Logits `(N, classes)`, float32 on the CPU, of uint8 images `(N, C, H, W)`; the net's mode is left as it was."""
-    device = next(net.parameters()).device
+    device = device_of(net)
     training = net.training
     net.eval()
     try:

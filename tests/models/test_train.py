@@ -133,6 +133,14 @@ def test_nothing_to_train_or_evaluate_on_is_an_error() -> None:
         evaluate(small_net(), *nothing)
 
 
+def test_a_net_without_weights_answers_too(faces: Faces) -> None:
+    class Brightness(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return torch.stack([images.mean((1, 2, 3)), torch.full((len(images),), 0.5)], dim=1)
+
+    assert logits_of(Brightness(), faces.images[:3]).shape == (3, 2)
+
+
 def test_evaluation_does_not_depend_on_the_mode_and_leaves_it(faces: Faces) -> None:
     net = build("convnet", filters=4, dropout=0.5).train()
     first = logits_of(net, faces.images[:50])
