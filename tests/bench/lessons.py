@@ -61,7 +61,7 @@ def lessons(rows: Rows) -> list[tuple[str, bool, str]]:
             f"{shown[0.3]} for {CONVS} convs",
         ),
         (
-            "dropout .5 keeps it from learning once it is deep",
+            "dropout .5 keeps the deepest of them from learning, .3 does not",
             heavy[-1] < learnt <= light[-1],
             f"{shown[0.5]} for {CONVS} convs",
         ),
