@@ -77,7 +77,8 @@ class SparseWalk:
         # An image that was never fooled takes nothing back.
         back = torch.zeros_like(at) if self.norm == "l0" else at - at.clamp(-trust.round(), trust.round())
         back = torch.where(found.unsqueeze(1), back, at)
-        way = (ahead - back).abs()
+        # 0 where the slope has turned and trust ends short of home, as it may in L0: such a pixel goes home.
+        way = ((ahead - back) * sign).clamp(min=0)
         gain = self._groups(self.v.abs() * way).sum(dim=1)
         changed = (self._groups(at) != 0).any(dim=1)
         loyal = self.loyalty + (1 - self.loyalty) * (trust / TRUST[1])

@@ -6,9 +6,11 @@ import pytest
 import torch
 
 from attacks.dx import PLANS, dx
+from attacks.dx_sparse import SparseWalk
 from attacks.lattice import on_grid, to_levels
 from attacks.norms import find_norm
 from attacks.query import FLOOR, Ledger
+from attacks.slots import Room
 
 
 def best_on_lattice(weight: torch.Tensor, gap: float, start: torch.Tensor) -> float:
@@ -66,6 +68,16 @@ def test_the_other_norms_reach_the_optimum_of_a_linear_net(norm: str, factor: fl
     for i in range(16):
         best = greedy_on_lattice(norm, net.weight.detach(), float(gap[i]) + FLOOR, to_levels(inputs[i]).flatten())
         assert float(found[i]) <= factor * best + 0.01
+
+
+@pytest.mark.parametrize("norm", ["l1", "l0"])
+def test_a_slope_that_turns_round_does_not_send_a_pixel_out_of_the_box(norm: str) -> None:
+    walk = SparseWalk(1, torch.Size([1, 1, 2]), 30, norm=norm, trust=64.0, error=(0.1, 0.5), memory=0.0)
+    room = Room(torch.tensor([[-250.0, -128.0]]), torch.tensor([[5.0, 127.0]]))
+    slope, best = torch.tensor([[1.0, 0.5]]), torch.tensor([100.0])
+    walk.learn(room, torch.zeros(1, 2), torch.tensor([50.0]), -slope, torch.tensor([0]), torch.tensor([torch.inf]))
+    walk.learn(room, torch.tensor([[-100.0, 0.0]]), torch.tensor([150.0]), slope, torch.tensor([1]), best)
+    assert torch.equal(walk.propose(room), room.inside(walk.propose(room)))
 
 
 def test_l0_counts_a_pixel_of_several_channels_once(helpers: Any) -> None:
