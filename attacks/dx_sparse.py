@@ -1,8 +1,9 @@
-"""The walk of `dx` in L1 and L0: a sequence of linear programmes, each solved exactly, on whole grey levels.
+"""The walk of `dx` in L1 and L0: a sequence of linear programmes on whole grey levels, solved by sorting.
 
 At each look the net is taken to be linear within some grey levels of the present change. The smallest change there that
-crosses the border follows by sorting: values that gain most for their price go as far as they may, all others back
-towards zero. How far the model is trusted follows from how well it foretold the last margin.
+crosses the border: values that gain most for their price go as far as they may, all others back towards zero (in L0 all
+the way, for a pixel part of the way back still counts). How far the model is trusted follows from how well it foretold
+the last margin.
 """
 
 import torch
@@ -71,7 +72,7 @@ class SparseWalk:
         return best <= 1
 
     def _smallest(self, room: Room, at: Tensor, need: Tensor, found: Tensor) -> Tensor:
-        """The smallest change that gains `need` (B,) over `at` by the slopes `v`, none of it beyond the trust."""
+        """The smallest change that gains `need` (B,) over `at` by the slopes `v`, within the trust on the way out."""
         trust, sign = self.trust.unsqueeze(1), self.v.sign()
         ahead = room.inside((at + trust * sign).round())
         # An image that was never fooled takes nothing back.
@@ -80,14 +81,14 @@ class SparseWalk:
         # 0 where the slope has turned and trust ends short of home, as it may in L0: such a pixel goes home.
         way = ((ahead - back) * sign).clamp(min=0)
         gain = self._groups(self.v.abs() * way).sum(dim=1)
-        changed = (self._groups(at) != 0).any(dim=1)
+        kept = (self._groups(at) != 0).any(dim=1) & found.unsqueeze(1)
         loyal = self.loyalty + (1 - self.loyalty) * (trust / TRUST[1])
-        worth = (gain if self.norm == "l0" else self.v.abs()) * torch.where(changed & found.unsqueeze(1), loyal, 1.0)
+        worth = (gain if self.norm == "l0" else self.v.abs()) * torch.where(kept, loyal, 1.0)
         order = worth.sort(dim=1, descending=True, stable=True).indices
         promised = gain.gather(1, order)
         before = promised.cumsum(dim=1) - promised
         wanted = (need - (self.v * (back - at)).sum(dim=1)).unsqueeze(1)
-        crowd = (changed & found.unsqueeze(1)).sum(dim=1, keepdim=True) + CROWD
+        crowd = kept.sum(dim=1, keepdim=True) + CROWD
         chosen = (before < wanted) & (promised > 0) & (torch.arange(order.shape[1]) < crowd)
         moves = torch.zeros_like(chosen).scatter(1, order, chosen)
         if self.norm == "l1":  # the last of them goes only as far as needed

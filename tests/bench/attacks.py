@@ -9,7 +9,7 @@ How the peers are installed stands in `tests/bench/peers.py`; without --peers on
 Per attack: images/s, the share of faces fooled by the floats it returns and by the PNGs, the median of the distance on
 the PNGs over all faces (one not fooled counts as infinite), its mean over those that fool, and gradients and forwards a
 face. Linf in grey levels, L0 in pixels. Then the same within fixed budgets, the bound of a linearised net on the grid
-of whole grey levels, and with `--picture` the penalty's trade-off. Every attack runs `--repeats` times, in turn.
+of whole grey levels, and with `--pictures` the penalty's trade-off. Every attack runs `--repeats` times, in turn.
 """
 
 import argparse
@@ -23,7 +23,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from attacks import find
@@ -31,9 +30,10 @@ from attacks.dx import EFFORTS, PLANS
 from attacks.lattice import LEVELS, from_levels, to_levels, to_uint8
 from attacks.outcome import Outcome, score
 from attacks.query import FLOOR, Ledger, Query
+from attacks.slots import Ray, Room
 from models.checkpoint import load
 from models.faces import read
-from models.images import encode_png
+from models.images import decode, encode_png
 from tests.bench import peers
 
 Attack = Callable[[nn.Module, Tensor, Tensor, Ledger], Tensor]
@@ -77,9 +77,8 @@ def through_png(images: Tensor, folder: Path) -> Tensor:
     for i, image in enumerate(to_uint8(images)):
         file = folder / f"{i}.png"
         file.write_bytes(encode_png(image.numpy()))
-        pixels = torch.from_numpy(np.array(Image.open(file)))
-        read_back.append(pixels[None] if pixels.dim() == 2 else pixels.permute(2, 0, 1))
-    return torch.stack(read_back)
+        read_back.append(decode(file, size=tuple(image.shape[1:]), channels=len(image)))
+    return torch.from_numpy(np.stack(read_back))
 
 
 def ours(name: str, **settings: Any) -> Attack:
@@ -183,27 +182,25 @@ def against(found: Mapping[str, Measured], base: str) -> None:
             )
 
 
-def lattice_bound(net: nn.Module, images: Tensor, labels: Tensor, effort: str = "thorough") -> np.ndarray:
+def lattice_bound(net: nn.Module, images: Tensor, labels: Tensor) -> np.ndarray:
     """L2 (N,) that a perfect attack would need if the net were linear as it is at the change found by `dx`.
 
     For a linear net the best change on the grid is round(s * slope) for the smallest s that crosses the border.
     """
-    modified = find("dx")(net, images, labels, effort=effort)
+    modified = find("dx")(net, images, labels, effort="thorough")
     with Query(net, labels) as query:
         look = query.gradients(modified, torch.arange(len(images)))
     home = to_levels(images).flatten(1)
     slope, change = look.slope.flatten(1) / LEVELS, to_levels(modified).flatten(1) - home
     need = (slope * change).sum(dim=1) - look.margin + FLOOR
+    room = Room(-home, LEVELS - home)
     low, high = torch.zeros(len(images)), torch.full((len(images),), 1e6)
-
-    def at(scale: Tensor) -> Tensor:
-        return torch.minimum(torch.maximum((scale.unsqueeze(1) * slope).round(), -home), LEVELS - home)
-
+    ray = Ray(slope, high, slope)
     for _ in range(60):
         middle = (low + high) / 2
-        enough = (at(middle) * slope).sum(dim=1) >= need
+        enough = (ray.at(middle, room) * slope).sum(dim=1) >= need
         low, high = torch.where(enough, low, middle), torch.where(enough, middle, high)
-    return (at(high).square().sum(dim=1).sqrt() / LEVELS).numpy()
+    return (ray.at(high, room).square().sum(dim=1).sqrt() / LEVELS).numpy()
 
 
 def trade_off(net: nn.Module, images: Tensor, labels: Tensor, picture: Path) -> None:
@@ -242,8 +239,6 @@ def bench(path: Path, options: argparse.Namespace) -> None:
         attacks = {f"dx {effort}": (norm, ours("dx", norm=norm, effort=effort)) for effort in EFFORTS}
         if norm == "l2":
             attacks["deepfool"] = (norm, ours("deepfool"))
-        if norm == "l0" and options.jsma:
-            attacks["jsma"] = (norm, ours("jsma"))
         if options.peers:
             attacks |= {p.name: (norm, theirs(p)) for p in peers.minimal(options.peer_batch) if p.norm == norm}
         found = compare(f"smallest {norm}", attacks, net, images, labels, repeats=options.repeats)
@@ -261,8 +256,9 @@ def bench(path: Path, options: argparse.Namespace) -> None:
         shown = f"{eps * LEVELS:g}/255" if norm == "linf" else f"{eps:g}"
         # Rounding to whole levels may carry a peer's image a little beyond its budget: then it is not within it.
         compare(f"within {norm} {shown}", attacks, net, images, labels, limit=eps * 1.0001)
-    if options.picture:
-        trade_off(net, images, labels, options.picture)
+    if options.pictures:
+        options.pictures.mkdir(parents=True, exist_ok=True)
+        trade_off(net, images, labels, options.pictures / f"penalty-{options.model.index(path)}.png")
 
 
 def main() -> None:
@@ -275,8 +271,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--norms", nargs="*", choices=tuple(PLANS), default=list(PLANS))
     parser.add_argument("--no-budgets", dest="budgets", action="store_false", help="leave out the fixed budgets")
-    parser.add_argument("--jsma", action="store_true", help="JSMA too, which takes its time")
-    parser.add_argument("--picture", type=Path, help="where the penalty's trade-off goes, as PNG")
+    parser.add_argument("--pictures", type=Path, help="folder for the penalty's trade-off, a PNG for each model")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
