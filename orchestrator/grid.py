@@ -43,7 +43,7 @@ FIT_PARAMETERS = {
     "schedule": Parameter(str, "of the learning rate: onecycle or cosine", "onecycle"),
     "label_smoothing": Parameter(float, "share of each label given to the other classes", "0.05"),
     "augment": Parameter(bool, "training images mirrored, turned, zoomed, moved, lit at random", "on"),
-    "strength": Parameter(float, "how far they are turned, zoomed and moved, 1 as usual", "1"),
+    "strength": Parameter(float, "how far augmented images are turned, zoomed and moved", "1"),
     "erase": Parameter(float, "share of training images that lose a part", "0"),
     "average": Parameter(float, "share that an average of the weights keeps at a step", "0"),
 }
