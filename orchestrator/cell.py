@@ -6,7 +6,8 @@ A cell's folder is its memory: `state.safetensors` while it trains (a killed cel
 
 import errno
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+import json
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ def train_cell(
     threads: int = 1,
     memory_limit: float | None = None,
     gpu_share: float = 1.0,
+    least: MutableMapping[str, int] | None = None,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
     """The result of a cell: from its folder where it has ended before, else after training it.
@@ -55,6 +57,7 @@ def train_cell(
             `findings`: what is wrong with the data, see `models.doctor.data_findings`.
         folder: of this cell alone.
         memory_limit, gpu_share: GiB that the training may take, see `limits.bounded_memory`.
+        least: bytes that trainings are known to need at least; what is found out here is added.
 
     Raises:
         OSError: the disk of `folder` is full or read-only; there is no result then.
@@ -67,7 +70,7 @@ def train_cell(
     allowed: float | None = None
     try:
         with bounded_memory(memory_limit, gpu_share=gpu_share) as allowed:
-            result = _train(cell, data, folder, allowed, on_epoch)
+            result = _train(cell, data, folder, allowed, {} if least is None else least, on_epoch)
     except Exception as wrong:
         if isinstance(wrong, OSError) and wrong.errno in _DISK:
             raise
@@ -93,13 +96,14 @@ def _train(
     data: Mapping[str, Any],
     folder: Path,
     allowed: float | None,
+    least: MutableMapping[str, int],
     on_epoch: Callable[[dict[str, Any]], None] | None,
 ) -> dict[str, Any]:
     images, labels = _train_split(cell, data)
     card = _card(cell, data)
     asked = {name: cell[name] for name in FIT_PARAMETERS if name in cell}
     if allowed:
-        _must_fit(card, images, asked, allowed)
+        _must_fit(card, images, asked, allowed, least)
     torch.manual_seed(cell["seed"])
     net = card.build()
     history = fit(
@@ -115,17 +119,23 @@ def _train(
     return {"status": "ok", "reason": None, **_measured(net, card, cell, data, history, folder)}
 
 
-def _must_fit(card: ModelCard, images: np.ndarray, asked: Mapping[str, Any], allowed: float) -> None:
+def _must_fit(
+    card: ModelCard,
+    images: np.ndarray,
+    asked: Mapping[str, Any],
+    allowed: float,
+    least: MutableMapping[str, int],
+) -> None:
     """DoesNotFit where the training surely takes more than `allowed` GiB."""
     asked = {name: one.default for name, one in inspect.signature(fit).parameters.items()} | dict(asked)
-    device = device_of_choice()
-    needed = training_bytes(
-        card.build,
-        (min(asked["batch_size"], len(images)), *images.shape[1:]),
-        optimizer=asked["optimizer"],
-        device=device.type,
-        bfloat16=has_fast_bf16(device),
-    )
+    shape = (min(asked["batch_size"], len(images)), *images.shape[1:])
+    training = json.dumps([card.net, card.parameters, len(card.classes), shape, asked["optimizer"]])
+    if training not in least:
+        device = device_of_choice()
+        least[training] = training_bytes(
+            card.build, shape, optimizer=asked["optimizer"], device=device.type, bfloat16=has_fast_bf16(device)
+        )
+    needed = least[training]
     if needed > allowed * GIB:
         raise DoesNotFit(f"it needs at least {needed / GIB:.3g} GiB, and {allowed:.3g} GiB are allowed; not begun")
 

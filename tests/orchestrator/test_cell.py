@@ -134,6 +134,19 @@ def test_a_training_that_fits_is_not_hindered(tmp_path: Path) -> None:
     assert json.loads((tmp_path / RESULT).read_text())["status"] == "ok", ended.stderr
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is bounded by RLIMIT_DATA, of Linux")
+def test_what_a_training_needs_is_asked_once(data: dict[str, Any], tmp_path: Path) -> None:
+    least: dict[str, int] = {}
+    for folder, cell in (("0", CELL), ("1", CELL | {"seed": 1, "lr": 1e-3}), ("2", CELL | {"batch_size": 8})):
+        train_cell(cell, data, tmp_path / folder, memory_limit=64, least=least)
+        if folder == "1":
+            assert len(least) == 1
+    assert len(least) == 2
+    least.update(dict.fromkeys(least, 65 * 2**30))
+    result = train_cell(CELL | {"seed": 2}, data, tmp_path / "3", memory_limit=64, least=least)
+    assert result["reason"] == "out of memory: it needs at least 65 GiB, and 64 GiB are allowed; not begun"
+
+
 @pytest.mark.parametrize(
     ("accuracy", "largest", "mark"), [(0.6, 1.0, "one class"), (0.4, 0.8, "under majority"), (0.9, 0.6, None)]
 )

@@ -185,3 +185,16 @@ def test_two_processes_never_train_the_same_cell(planted: Plant, tmp_path: Path)
         process.stdout.readline()
         planted(lambda folder: write_json(folder / RESULT, {"status": "ok", "alone": (folder / "left").exists()}))
         assert run_cell(CELL, {}, tmp_path)["alone"]
+
+
+def test_what_a_training_needs_is_known_to_the_cells_that_a_worker_trains_next(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def train(cell: Any, data: Any, folder: Path, *, least: dict[str, int], **_: Any) -> None:
+        write_json(folder / RESULT, {"known": dict(least)})
+        least["a training"] = 7
+
+    monkeypatch.setattr(guard, "_least", {})
+    monkeypatch.setattr(guard, "train_cell", train)
+    assert run_cell(CELL, {}, tmp_path / "0") == {"known": {}}
+    assert run_cell(CELL, {}, tmp_path / "1") == {"known": {"a training": 7}}
