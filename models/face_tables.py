@@ -57,7 +57,7 @@ def list_hf(place: str, wanted: Wanted) -> Listing:
         raise FacesError("hf: needs the package datasets, which is missing: pip install 'dxray[hf]'") from error
 
     spec = f"hf:{place}"
-    parts, root = _hf_parts(datasets, place)
+    parts, root = hf_parts(datasets, place)
     image = label = ""
     class_names = None
     tables = []
@@ -88,7 +88,7 @@ def list_hf(place: str, wanted: Wanted) -> Listing:
     return _table_listing(spec, pa.concat_tables(tables), label, class_names, batches, root, wanted)
 
 
-def _hf_parts(datasets: Any, place: str) -> tuple[dict[str | None, Any], Path]:
+def hf_parts(datasets: Any, place: str) -> tuple[dict[str | None, Any], Path]:
     """The parts of a Hugging Face data set by their split, None for one without, and where its relative paths begin."""
     if not place:
         raise FacesError("hf: names no data set: write hf:DIR or hf:OWNER/NAME")

@@ -55,7 +55,7 @@ def decode(source: bytes | Path | str, *, size: tuple[int, int] | int = 48, chan
     already has the size comes back bit for bit. Raises ``UnreadableImage`` with the reason, never a warning.
     """
     height, width = height_width(size)
-    with quiet_pillow(), _open(source) as handle, _opened(handle) as image:
+    with quiet_pillow(), open_source(source) as handle, _opened(handle) as image:
         columns, rows = image.size
         if columns * rows > PIXEL_LIMIT:
             raise UnreadableImage(f"{columns} x {rows} pixels, more than the limit of {_megapixels(PIXEL_LIMIT)}")
@@ -150,7 +150,7 @@ def quiet_pillow() -> Iterator[None]:
                 _Quiet.restore.close()
 
 
-def _open(source: bytes | Path | str) -> BinaryIO:
+def open_source(source: bytes | Path | str) -> BinaryIO:
     """A handle on non-empty bytes. Raises ``UnreadableImage`` for what is not there, not a file, closed or empty."""
     if isinstance(source, bytes | bytearray | memoryview):
         if len(source) == 0:

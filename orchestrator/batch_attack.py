@@ -1,35 +1,43 @@
-"""`dxray attack`: a folder of faces, attacked by Ray tasks, a shard each; a stopped run goes on where it was."""
+"""`dxray attack`: faces attacked by Ray tasks, a shard each; a stopped run goes on, and may be added to."""
 
 import inspect
 import math
+import shutil
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import torch
 
 from attacks import find
 from attacks.checks import Finding, check
 from attacks.lattice import from_levels
 from models.checkpoint import CARD, CheckpointError, ModelCard, versions
-from models.images import UnreadableImage, decode
 from models.victim import payload_name, read, restore
 from orchestrator.console import Console
-from orchestrator.errors import Interrupted, UserError
-from orchestrator.inputs import Input, fingerprint, list_inputs
-from orchestrator.ray_session import connected, cpus
-from orchestrator.shards import Job, attack_shard
-from orchestrator.store import locked, read_json, read_rows, writable_folder, write_bytes, write_json
+from orchestrator.contents import contents
+from orchestrator.cutting import FIRST, Cutting
+from orchestrator.errors import FULL, Interrupted, UserError
+from orchestrator.inputs import Input, absolute, list_inputs
+from orchestrator.listing import difference, fresh, write_list
+from orchestrator.ray_session import connected, gpus
+from orchestrator.shards import STAGES, Job
+from orchestrator.store import locked, read_json, read_rows, read_tables, writable_folder, write_bytes, write_json
 
-FORMAT = "dxray attack 1"
+FORMAT = "dxray attack 2"
 CONFIG = "attack.json"
-STATUSES = ("fooled", "missed", "already_wrong", "is_target", "unreadable")
+STATUSES = ("fooled", "missed", "already_wrong", "is_target", "unreadable", "failed")
 CHECKED = 32  # images that the net is looked at with before the run
 PNG_LIMIT = 10_000  # a folder of more triples than that is slow for every tool; the parts hold them all the same
+REASONS = 20  # of images that could not be read that are told of, the most frequent
 
 
 @dataclass
@@ -48,226 +56,323 @@ class AttackConfig:
     name: str | None = None
 
 
-def attack(config: AttackConfig, out: Path, console: Console, *, address: str | None = None) -> dict[str, Any]:
-    """Start a run in `out`; returns its summary.
+def attack(
+    config: AttackConfig,
+    out: Path,
+    console: Console,
+    *,
+    address: str | None = None,
+    gpus_per_worker: float | None = None,
+) -> dict[str, Any]:
+    """Attack every input, a row each; returns the summary. Where `out` holds this very run, it goes on.
+
+    Args:
+        gpus_per_worker: share of a GPU for each worker (0.25 where there is one: while one decodes, others attack).
 
     Raises:
-        UserError: the inputs, the model, or `out` (it already holds a run, it cannot be written to) are not usable.
+        UserError: the inputs, the model, or `out` (it holds another run, it cannot be written to) are not usable.
         Interrupted: Ctrl-C; finished shards are kept.
     """
-    _check_options(config.attack, config.options)
     card_bytes, weights = read(config.model)
     net, card = restore(card_bytes, weights)
-    config.paths = [str(Path(path).expanduser().absolute()) for path in config.paths]
-    inputs = list_inputs(config.paths, classes=card.classes, labels=config.labels)
-    if config.name is not None and len(inputs) != 1:
-        raise UserError(f"--name names the files of a single face, but {len(inputs):,} were given; leave it out")
-    if config.name is not None and (Path(config.name).name != config.name or not config.name.isprintable()):
-        raise UserError(f"--name '{config.name}' is no plain name; give one without slashes, such as curie_marie")
-    if config.target is not None and config.target not in card.classes:
-        raise UserError(f"the net knows no class '{config.target}'; its classes are: {', '.join(card.classes)}")
+    _check_options(config, card)
+    config.paths = [absolute(path) for path in config.paths]
     out = writable_folder(out, "the attack's results")
-    with locked(out):
+    with _in(out):
         if (out / CONFIG).exists():
-            state = "a finished run" if "counts" in read_json(out / CONFIG) else "an unfinished run"
-            raise UserError(f"'{out}' already holds {state}; choose another --out, or go on with it: {_resume(out)}")
+            record = _record(out)
+            _same(record, config, card, out)
+            console.say(f"'{out}' holds this run; it goes on")
+            return _go_on(record, out, console, address, gpus_per_worker)
+        inputs = list_inputs(config.paths, classes=card.classes, labels=config.labels)
+        first = list(islice(inputs, 2 * CHECKED))
+        if config.name is not None and len(first) != 1:
+            raise UserError(f"--name names the files of a single face, but {len(first):,} were given; leave it out")
+        for finding in (findings := _findings(net, card, first)):
+            console.say(f"warning: the net may not be fit to be attacked: {finding}")
+        (out / "inputs").mkdir(exist_ok=True)
+        listed = write_list(out, 0, chain(first, inputs))
         if config.png is None:
-            config.png = len(inputs) <= PNG_LIMIT
+            config.png = listed.inputs <= PNG_LIMIT
         write_bytes(out / "model" / payload_name(card_bytes), weights)
         write_bytes(out / "model" / CARD, card_bytes)
-        findings = _findings(net, card, inputs)
-        for finding in findings:
-            console.say(f"warning: the net may not be fit to be attacked: {finding}")
-        with connected(address):
-            record = {
-                "format": FORMAT,
-                "config": asdict(config),
-                "inputs": len(inputs),
-                "inputs_sha256": fingerprint(inputs),
-                "net_sha256": card.sha256,
-                "classes": card.classes,
-                "findings": [asdict(finding) for finding in findings],
-                "shard_size": _shard_size(len(inputs), cpus()),
-                "versions": versions(),
-            }
-            write_json(out / CONFIG, record)
-            return _run(record, inputs, out, console)
+        record = {
+            "format": FORMAT,
+            "config": asdict(config),
+            "net_sha256": card.sha256,
+            "classes": card.classes,
+            "findings": [asdict(finding) for finding in findings],
+            "versions": versions(),
+            "inputs": listed.inputs,
+            "lists": [asdict(listed) | {"first_part": 0, "workers": None, "largest": None}],
+        }
+        write_json(out / CONFIG, record)
+        return _run(record, card, out, console, address, gpus_per_worker)
 
 
-def resume(out: Path, console: Console, *, address: str | None = None) -> dict[str, Any]:
+def resume(
+    out: Path,
+    console: Console,
+    *,
+    update: bool = False,
+    address: str | None = None,
+    gpus_per_worker: float | None = None,
+) -> dict[str, Any]:
     """Go on with the run in `out`: shards whose part is there are not done again.
+
+    Args:
+        update: also attack the inputs that are new since the run was begun or last updated.
 
     Raises:
         UserError: there is no run, its inputs or its model have changed, or another process works on it.
         Interrupted: Ctrl-C; finished shards are kept.
     """
     out = out.expanduser().absolute()
-    record = read_json(out / CONFIG)
-    if record.get("format") != FORMAT:
-        raise UserError(f"{out / CONFIG} is of another format than '{FORMAT}'; start the run anew in another folder")
-    config = AttackConfig(**record["config"])
-    inputs = list_inputs(config.paths, classes=record["classes"], labels=config.labels)
-    if fingerprint(inputs) != record["inputs_sha256"]:
-        raise UserError(
-            f"the inputs of '{out}' have changed since it was started ({record['inputs']:,} then, {len(inputs):,} now, "
-            "or other names); put them back, or start a run in another folder"
-        )
+    _record(out)
+    writable_folder(out, "the attack's results")
+    with _in(out):
+        return _go_on(_record(out), out, console, address, gpus_per_worker, update=update)
+
+
+def _go_on(
+    record: dict[str, Any],
+    out: Path,
+    console: Console,
+    address: str | None,
+    gpus_per_worker: float | None,
+    *,
+    update: bool = False,
+) -> dict[str, Any]:
     try:
         _, card = restore(*read(out / "model"))
     except CheckpointError as wrong:
         raise UserError(f"the net in '{out / 'model'}' is not usable: {wrong}") from None
     if card.sha256 != record["net_sha256"]:
         raise UserError(f"the net in '{out / 'model'}' is not the one this run was started with; put it back")
-    writable_folder(out, "the attack's results")
-    with locked(out), connected(address):
-        return _run(record, inputs, out, console)
+    if record["versions"] != versions():
+        console.say(f"warning: begun with {_told(record['versions'])}, going on with {_told(versions())}")
+    config, lists = AttackConfig(**record["config"]), record["lists"]
+    inputs = list_inputs(config.paths, classes=record["classes"], labels=config.labels)
+    if update:
+        if "counts" not in record:
+            _run(record, card, out, console, address, gpus_per_worker)
+        listed = write_list(out, len(lists), fresh(out, len(lists), inputs))
+        console.say(f"update: {listed.inputs:,} inputs are new")
+        if listed.inputs:
+            first_part = lists[-1]["first_part"] + Cutting(out, len(lists) - 1, lists[-1]).shards
+            lists.append(asdict(listed) | {"first_part": first_part, "workers": None, "largest": None})
+            record["inputs"] += listed.inputs
+            record.pop("counts", None)
+            record.pop("compacted", None)
+            write_json(out / CONFIG, record)
+    elif changed := difference(out, len(lists), inputs):
+        raise UserError(
+            f"the inputs of '{out}' have changed since it was started: {changed}; put them back, take new ones in "
+            f"with --update, or start a run in another folder"
+        )
+    if record.get("compacted"):  # its parts are no longer those of its shards; it was finished before
+        return summarise(out) | {"out": str(out)}
+    return _run(record, card, out, console, address, gpus_per_worker)
 
 
 def summarise(out: Path) -> dict[str, Any]:
     """Counts by status, how many of the faces that the net had right were fooled, and quantiles of the distances."""
     counts: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
-    distances: dict[str, list[float]] = {"l0": [], "l1": [], "l2": [], "linf": []}
+    distances: dict[str, list[np.ndarray]] = {"l0": [], "l1": [], "l2": [], "linf": []}
     gradients = 0
-    for row in read_rows(out, ["status", "reason", "gradients", *distances]):
-        counts[row["status"]] += 1
-        if row["status"] == "unreadable":
-            reasons[row["reason"]] += 1
-        if row["status"] == "fooled":
-            for name, values in distances.items():
-                values.append(row[name])
-        gradients += row["gradients"] or 0
+    for rows in read_tables(out, ["status", "reason", "gradients", *distances]):
+        counts.update(rows["status"].to_pylist())
+        reasons.update(rows.filter(pc.is_valid(rows["reason"]))["reason"].to_pylist())
+        fooled = rows.filter(pc.equal(rows["status"], "fooled"))
+        for name, values in distances.items():
+            values.append(fooled[name].to_numpy().astype(np.float32))  # 16 bytes an image are all that stays
+        gradients += pc.sum(rows["gradients"]).as_py() or 0
     right = counts["fooled"] + counts["missed"]
     return {
         "inputs": counts.total(),
         "counts": {status: counts[status] for status in STATUSES},
-        "unreadable_reasons": dict(reasons),
+        "reasons": dict(reasons.most_common(REASONS)),
         "right": right,
         "fooled_share": counts["fooled"] / right if right else None,
-        "distances": {name: _quantiles(values) for name, values in distances.items()},
+        "distances": {name: _quantiles(np.concatenate(values)) for name, values in distances.items() if values},
         "gradients_per_image": gradients / right if right else None,
     }
 
 
-def _run(record: dict[str, Any], inputs: Sequence[Input], out: Path, console: Console) -> dict[str, Any]:
-    import ray
+def _run(
+    record: dict[str, Any],
+    card: ModelCard,
+    out: Path,
+    console: Console,
+    address: str | None,
+    gpus_per_worker: float | None,
+) -> dict[str, Any]:
+    """Work off what is left of the last list; those before it are done."""
+    from orchestrator.crew import Crew
 
-    config = AttackConfig(**record["config"])
+    config, listed = AttackConfig(**record["config"]), record["lists"][-1]
+    pixels = math.prod((card.channels, *card.size))
+    classes = list(record["classes"])
     job = Job(
         out=out,
         attack=config.attack,
         options=config.options,
-        target=None if config.target is None else list(record["classes"]).index(config.target),
+        target=None if config.target is None else classes.index(config.target),
         seed=config.seed,
         png=bool(config.png),
         raw=config.raw,
         name=config.name,
     )
-    size = record["shard_size"]
-    shards = {i: inputs[i * size : (i + 1) * size] for i in range(math.ceil(len(inputs) / size))}
-    todo = [i for i in shards if not (out / "images" / f"part-{i:05d}.parquet").exists()]
-    left = sum(len(shards[i]) for i in todo)
-    known = sum(item.label is not None for item in inputs)
-    console.say(
-        f"attack: {left:,} of {len(inputs):,} images by '{config.attack}', {len(todo)} of {len(shards)} shards, "
-        f"on {cpus()} CPUs; labels known for {known:,}, else the net's own answer counts as right"
-    )
-    started = time.perf_counter()
-    counts: Counter[str] = Counter()
-    finished = 0
-    net = [ray.put(content) for content in read(out / "model")]
-    task = ray.remote(num_cpus=1, max_retries=3)(attack_shard)
-    try:
-        with console.bar("attacking", left, "images") as bar:
-            waiting = iter(todo)
-            running: dict[Any, int] = {}
-            while True:
-                # Two shards for each CPU: a worker never waits, and the driver holds names for few.
-                while len(running) < 2 * cpus() and (index := next(waiting, None)) is not None:
-                    running[task.remote(job, index, shards[index], *net)] = index
-                if not running:
-                    break
-                for done in ray.wait(list(running), num_returns=1)[0]:
-                    counts += _outcome(done, out)
-                    finished += 1
-                    bar.advance(len(shards[running.pop(done)]), _counted(counts))
-    except KeyboardInterrupt:
-        kept = len(shards) - len(todo) + finished
-        raise Interrupted(
-            f"stopped by Ctrl-C; {kept} of {len(shards)} shards are finished and kept; go on with: {_resume(out)}"
-        ) from None
-    seconds = time.perf_counter() - started
+    asked = time.perf_counter()
+    shutil.rmtree(out / "pieces", ignore_errors=True)  # of shards that will be done again
+    with connected(address):
+        share = (0.25 if gpus() else 0.0) if gpus_per_worker is None else gpus_per_worker
+        crew = Crew(job, read(out / "model"), net_sha256=record["net_sha256"], gpu_share=share, say=console.say)
+        listed["workers"] = listed["workers"] or crew.at_once
+        cutting = Cutting(out, len(record["lists"]) - 1, listed)
+        cutting.measure(pixels)
+        left = listed["inputs"] - cutting.finished
+        console.say(
+            f"attack: {left:,} of {record['inputs']:,} images by '{config.attack}', {crew.at_once} at a time; "
+            f"labels known for {listed['labelled']:,}, else the net's own answer counts as right"
+        )
+        if left:
+            crew.warm_up()
+        started = time.perf_counter()
+        counts: Counter[str] = Counter()
+        try:
+            with console.bar("attacking", left, "images") as bar:
+                for rows in crew.work_off(cutting.take):
+                    if cutting.measure(pixels):
+                        write_json(out / CONFIG, record)
+                    counts += rows
+                    _must_work(counts, out)
+                    seconds = time.perf_counter() - started
+                    bar.advance(rows.total(), f"{counts.total() / seconds:.0f} images/s, {_counted(counts)}")
+        except KeyboardInterrupt:
+            kept = record["inputs"] - left + counts.total()
+            raise Interrupted(
+                f"stopped by Ctrl-C; {kept:,} of {record['inputs']:,} images are finished and kept; "
+                f"go on with: {_resume(out)}"
+            ) from None
+        seconds = time.perf_counter() - started
     summary = summarise(out)
+    if summary["inputs"] != record["inputs"]:
+        raise RuntimeError(f"'{out}' holds {summary['inputs']:,} rows for {record['inputs']:,} inputs")
     write_json(out / CONFIG, record | {"counts": summary["counts"]})
-    return summary | {"out": str(out), "seconds": seconds, "images_per_second": left / seconds if left else None}
+    return summary | {
+        "out": str(out),
+        "seconds": seconds,
+        "started_after": started - asked,
+        "images_per_second": left / seconds if left else None,
+        "stages": stage_seconds(out),
+    }
 
 
 def _findings(net: torch.nn.Module, card: ModelCard, inputs: Sequence[Input]) -> list[Finding]:
     """What the checks say of the net, on the first images of the run that can be read."""
-    pictures, labels = [], []
-    for item in inputs[: 2 * CHECKED]:
-        try:
-            pictures.append(decode(Path(item.path), size=card.size, channels=card.channels))
-        except UnreadableImage:
-            continue  # its row will say why
-        labels.append(-1 if item.label is None else item.label)
-        if len(pictures) == CHECKED:
-            break
-    if not pictures:
+    found = zip(inputs, contents(inputs, card), strict=True)
+    seen = [(content.pixels, item.label) for item, content in found if content.pixels is not None][:CHECKED]
+    if not seen:
         return []
-    return check(net, from_levels(torch.from_numpy(np.stack(pictures))), torch.tensor(labels))
+    labels = torch.tensor([-1 if label is None else label for _, label in seen])
+    return check(net, from_levels(torch.from_numpy(np.stack([pixels for pixels, _ in seen]))), labels)
 
 
-def _outcome(done: Any, out: Path) -> Counter[str]:
-    import ray
+def stage_seconds(out: Path) -> dict[str, float]:
+    """Seconds of all workers together at each stage of their shards, as far as `timing/` tells."""
+    total: Counter[str] = Counter()
+    for file in (out / "timing").glob("part-*.parquet"):
+        row = pq.read_table(file).to_pylist()[0]
+        total.update({stage: row[f"{stage}_s"] for stage in STAGES})
+    return dict(total)
 
-    try:
-        return ray.get(done)
-    except ray.exceptions.RayTaskError as wrong:
-        cause = wrong.cause
-        if isinstance(cause, UserError):
-            raise UserError(str(cause)) from None
-        if isinstance(cause, OSError):
+
+def _record(out: Path) -> dict[str, Any]:
+    record = read_json(out / CONFIG)
+    if record.get("format") != FORMAT:
+        raise UserError(f"{out / CONFIG} is of another format than '{FORMAT}'; start the run anew in another folder")
+    return record
+
+
+def _same(record: dict[str, Any], config: AttackConfig, card: ModelCard, out: Path) -> None:
+    """UserError where the run in `out` is not the one that is asked for, naming the first thing that differs."""
+    then, now = record["config"], asdict(config)
+    asked = [name for name in now if name != "model" and (name, now[name]) != ("png", None)]
+    differ = [name for name in asked if then[name] != now[name]]
+    state = "a finished run" if "counts" in record else "an unfinished run"
+    otherwise = f"choose another --out, or go on with it: {_resume(out)}"
+    if differ:
+        name = differ[0]
+        raise UserError(f"'{out}' holds {state} with {name} {then[name]!r}, and {now[name]!r} came; {otherwise}")
+    if record["net_sha256"] != card.sha256:
+        raise UserError(f"'{out}' holds {state} against another net than '{config.model}' is now; {otherwise}")
+
+
+@contextmanager
+def _in(out: Path) -> Iterator[None]:
+    """Alone in the folder of a run; a full disk is one sentence."""
+    with locked(out):
+        try:
+            yield
+        except OSError as wrong:
+            if wrong.errno not in FULL:
+                raise
             raise UserError(
-                f"a worker could not write to '{out}' ({cause.strerror}); finished shards are kept; "
-                f"make room or give it the right to write, then go on with: {_resume(out)}"
+                f"'{out}' takes no more ({wrong.strerror}); what is finished is kept; make room, then go on with: "
+                f"{_resume(out)}"
             ) from None
-        raise
-    except ray.exceptions.RayError as wrong:
-        raise UserError(
-            f"a worker died ({type(wrong).__name__}) four times at one shard; finished shards are kept; "
-            f"look for a lack of memory, then go on with: {_resume(out)}"
-        ) from None
+
+
+def _must_work(counts: Counter[str], out: Path) -> None:
+    """UserError where attack or net fail at everything: that is no fault of the images."""
+    if counts["failed"] >= FIRST and counts["failed"] + counts["unreadable"] == counts.total():
+        reason = next(row["reason"] for row in read_rows(out, ["status", "reason"]) if row["status"] == "failed")
+        raise UserError(f"all of the first {counts['failed']:,} images failed, as in: {reason}; see to net and options")
 
 
 def _counted(counts: Counter[str]) -> str:
     return ", ".join(f"{counts[status]:,} {status}" for status in STATUSES if counts[status])
 
 
-def _shard_size(images: int, workers: int) -> int:
-    """About four shards for each worker, so that none ends long before the others; at least the attack's batch."""
-    return min(256, max(32, math.ceil(images / (4 * workers))))
+def _told(versions: dict[str, str]) -> str:
+    return ", ".join(f"{name} {number}" for name, number in versions.items())
 
 
 def _resume(out: Path) -> str:
     return f"dxray attack --resume '{out}'"
 
 
-def _quantiles(values: list[float]) -> dict[str, float] | None:
+def _quantiles(values: np.ndarray) -> dict[str, float] | None:
     """Mean, and the quantiles that a person asks for."""
-    if not values:
+    if not len(values):
         return None
     shares = {"min": 0.0, "q10": 0.1, "median": 0.5, "q90": 0.9, "max": 1.0}
     found = np.quantile(values, list(shares.values()))
-    return dict(zip(shares, map(float, found), strict=True)) | {"mean": float(np.mean(values))}
+    return dict(zip(shares, map(float, found), strict=True)) | {"mean": float(np.mean(values, dtype=np.float64))}
 
 
-def _check_options(name: str, options: dict[str, Any]) -> None:
-    """UserError where the attack has no such keyword: said before any work, not by each worker."""
+def _check_options(config: AttackConfig, card: ModelCard) -> None:
+    """UserError where the attack cannot be called so: said before any work, not by each worker."""
+    name = config.attack
     try:
         known = inspect.signature(find(name)).parameters
     except ValueError as wrong:
         raise UserError(str(wrong)) from None
-    for option in options:
+    for option in config.options:
         if option not in known:
             raise UserError(f"attack '{name}' has no option '{option}'; choose another --attack or leave it out")
+    if config.target is not None and config.target not in card.classes:
+        raise UserError(f"the net knows no class '{config.target}'; its classes are: {', '.join(card.classes)}")
+    if config.name is not None and (Path(config.name).name != config.name or not config.name.isprintable()):
+        raise UserError(f"--name '{config.name}' is no plain name; give one without slashes, such as curie_marie")
+    # A net of one layer that answers 0 to all, and so is wrong already: nothing but the options is looked at.
+    dense = torch.nn.Linear(math.prod((card.channels, *card.size)), 2)
+    torch.nn.init.zeros_(dense.weight)
+    torch.nn.init.zeros_(dense.bias)
+    net, image = torch.nn.Sequential(torch.nn.Flatten(), dense), torch.zeros(1, card.channels, *card.size)
+    try:
+        find(name)(net, image, torch.tensor([1]), seed=config.seed, **config.options)
+    except ValueError as wrong:
+        raise UserError(f"the attack '{name}' cannot be run so: {wrong}") from None

@@ -140,9 +140,16 @@ def _data_options(made: argparse.ArgumentParser) -> None:
 
 def _attack_parser(made: argparse.ArgumentParser) -> None:
     _cluster_options(made, "runs/attack")
-    made.add_argument("paths", nargs="*", metavar="PATH", help="images and folders of images")
+    made.add_argument(
+        "paths",
+        nargs="*",
+        metavar="PATH",
+        help="images, folders, patterns ('faces/*.png'), list:FILE of paths, parquet:FILE, hf:NAME, s3:// or gs://",
+    )
     made.add_argument("--model", metavar="PATH", help=MODEL)
     made.add_argument("--resume", type=Path, metavar="DIR", help="go on with the stopped run in DIR")
+    made.add_argument("--update", type=Path, metavar="DIR", help="attack what is new in the places of the run in DIR")
+    made.add_argument("--gpus-per-worker", type=float, help="share of a GPU for each (0.25 where there is one, else 0)")
     made.add_argument(
         "--labels", choices=("auto", "utkface", "folder", "none"), help="where true classes come from (auto)"
     )
@@ -303,10 +310,11 @@ def _attack(options: argparse.Namespace, console: Console) -> int:
     from orchestrator.batch_attack import AttackConfig, attack, resume
     from orchestrator.report import show_attack
 
-    if options.resume:
+    cluster = {"address": options.address, "gpus_per_worker": options.gpus_per_worker}
+    if (run := options.resume or options.update) is not None:
         if options.paths or options.model:
-            raise UserError("--resume takes paths, model and all else from the run itself; leave these out")
-        result = resume(options.resume, console, address=options.address)
+            raise UserError("--resume and --update take paths, model and all else from the run; leave these out")
+        result = resume(run, console, update=options.update is not None, **cluster)
     else:
         if not options.model:
             raise UserError("an attack needs --model: the folder of a net, or of a sweep")
@@ -322,7 +330,7 @@ def _attack(options: argparse.Namespace, console: Console) -> int:
             raw=options.raw,
             name=options.name,
         )
-        result = attack(config, options.out or Path("runs/attack"), console, address=options.address)
+        result = attack(config, options.out or Path("runs/attack"), console, **cluster)
     show_attack(result, console)
     console.result(result)
     return 1 if options.strict and result["counts"]["unreadable"] else 0

@@ -1,5 +1,10 @@
 """What goes wrong for a person to put right, as opposed to what is broken in the code."""
 
+import errno
+
+# Of an OSError that is the disk's fault, or whoever's that owns it: once it is put right, work goes on.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.EACCES, errno.EPERM)
+
 
 class UserError(Exception):
     """Its text is one sentence that names what came, what was expected and what to do; no traceback is shown."""

@@ -23,6 +23,7 @@ def show_attack(result: Mapping[str, Any], console: Console) -> None:
         "already_wrong": "the net was wrong before any change",
         "is_target": "the face's class is the target already",
         "unreadable": "not an image that can be read",
+        "failed": "net or attack failed at it",
     }
     counts = [[name, f"{n:,}", meaning[name]] for name, n in result["counts"].items() if n or name == "fooled"]
     console.table(f"{result['inputs']:,} images", ["status", "images", "meaning"], counts)
@@ -30,13 +31,13 @@ def show_attack(result: Mapping[str, Any], console: Console) -> None:
     rows = [
         [name, *(f"{values[q]:.{digits}f}" for q in ("min", "q10", "median", "q90", "max", "mean"))]
         for name, digits in shown.items()
-        if (values := result["distances"][name])
+        if (values := result["distances"].get(name))
     ]
     if rows:
         header = ["distance", "smallest", "10 %", "median", "90 %", "largest", "mean"]
         console.table("size of DX on the saved images (pixels in [0, 1])", header, rows)
-    for reason, count in result["unreadable_reasons"].items():
-        console.say(f"unreadable: {count:,}: {reason}")
+    for reason, count in result["reasons"].items():
+        console.say(f"unreadable or failed: {count:,}: {reason}")
     right = result["right"]
     share = f"{result['fooled_share']:.1%}" if right else "none"
     speed = f", {result['images_per_second']:.0f} images/s" if result.get("images_per_second") else ""

@@ -4,10 +4,11 @@ What a row holds follows from the input, the configuration and the net alone: no
 worker that does it, or what was interrupted before.
 """
 
-import hashlib
+import os
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -23,12 +24,13 @@ from attacks.lattice import from_levels, to_uint8
 from attacks.outcome import amplify, score
 from attacks.query import Ledger, Query
 from models.checkpoint import ModelCard
-from models.images import UnreadableImage, decode, encode_png
+from models.images import decode, encode_png
 from models.victim import restore
-from orchestrator.errors import UserError
+from orchestrator.contents import Content, contents
 from orchestrator.inputs import Input
 from orchestrator.store import TRIPLE, write_bytes, write_part, write_table
 
+STAGES = ("start", "decode", "attack", "save", "score", "store")  # of a shard, each with its seconds in timing/
 SHORT = {"original": "ori", "modified": "mod", "amplified": "amp"}
 
 
@@ -57,63 +59,113 @@ class Job:
     threads: int = 1
 
 
-def attack_shard(job: Job, index: int, inputs: Sequence[Input], card_bytes: bytes, weights: bytes) -> Counter[str]:
-    """Attack `inputs`, write `images/part-INDEX.parquet`, one row per input; returns how many rows of each status."""
+def attack_shard(
+    job: Job, index: int, inputs: Sequence[Input], card_bytes: bytes, weights: bytes, *, piece: Path | None = None
+) -> Counter[str]:
+    """Attack `inputs`, write `images/part-INDEX.parquet`, one row per input; returns how many rows of each status.
+
+    Args:
+        piece: a file to write instead, where the inputs are a piece of the shard.
+    """
     torch.set_num_threads(job.threads)  # Ray tells the limit by OMP_NUM_THREADS, which torch read before it was set
-    clock = {"started": time.time()}
-    net, card = _restored(card_bytes, weights)
-    rows, pictures = _decoded(inputs, card)
-    clock["decoded"] = time.time()
-    readable = [row for row in rows if row["status"] is None]
+    clock = dict.fromkeys(STAGES, 0.0)
+    with _timed(clock, "start"):
+        net, card = restored(card_bytes, weights)
+    with _timed(clock, "decode"):
+        found = list(contents(inputs, card))
+    rows = [_row(item, content, card) for item, content in zip(inputs, found, strict=True)]
+    readable = [i for i, row in enumerate(rows) if row["status"] is None]
     if readable:
-        originals = torch.from_numpy(np.stack(pictures))
-        labels, targets = _aims(net, card, readable, originals, job.target)
-        modified, ledger = _attacked(net, job, originals, labels, targets)
-        clock["attacked"] = time.time()
-        saved = _saved(job, readable, originals, modified, {item.name: item.triple for item in inputs})
-        _score(net, card, job, readable, saved, labels, targets, ledger)
-        clock["saved"] = time.time()
-    write_part(job.out / "images" / f"part-{index:05d}.parquet", rows)
-    _write_timing(job, index, len(rows), clock)
+        work = Work(
+            [rows[i] for i in readable],
+            torch.from_numpy(np.stack([content.pixels for content in found if content.pixels is not None])),
+            [inputs[i].triple for i in readable],
+        )
+        _attack_all(net, card, job, work, clock)
+    with _timed(clock, "store"):
+        write_part(piece or part(job.out, index), rows)
+    if piece is None:
+        _write_timing(job, index, len(rows), clock)
     return Counter(row["status"] for row in rows)
 
 
+def part(out: Path, index: int) -> Path:
+    """Where the rows of a shard are."""
+    return out / "images" / f"part-{index:05d}.parquet"
+
+
+def failed_row(item: Input, net_sha256: str, reason: str) -> dict[str, Any]:
+    """The row of an image that cannot be attacked: it killed its worker, or the net answered it with an error."""
+    row = {"name": item.name, "label": item.label, "label_known": item.label is not None, "net_sha256": net_sha256}
+    return row | {"status": "failed", "reason": reason}
+
+
+@dataclass
+class Work:
+    """Readable images, uint8 (N, C, H, W), their rows, to be filled in, and where their triples go."""
+
+    rows: list[dict[str, Any]]
+    originals: Tensor
+    triples: list[str]
+
+    def halves(self) -> Iterator["Work"]:
+        middle = len(self.rows) // 2
+        for half in (slice(None, middle), slice(middle, None)):
+            yield Work(self.rows[half], self.originals[half], self.triples[half])
+
+
+def _attack_all(net: nn.Module, card: ModelCard, job: Job, work: Work, clock: dict[str, float]) -> None:
+    """Fill in all rows; those of images at which attack or net raise an error say so, and the others are done.
+
+    A row depends on its own image alone, so that halving changes none.
+    """
+    try:
+        with _timed(clock, "attack"):
+            labels, targets = _aims(net, card, work, job.target)
+            modified, ledger = _attacked(net, job, work.originals, labels, targets)
+    except Exception as wrong:
+        if len(work.rows) == 1:
+            said = " ".join(str(wrong).split())[:300] or type(wrong).__name__
+            work.rows[0] |= {"status": "failed", "reason": f"the attack '{job.attack}' cannot work on this: {said}"}
+            return
+        for half in work.halves():
+            _attack_all(net, card, job, half, clock)
+        return
+    with _timed(clock, "save"):
+        saved = _saved(job, work, modified)
+    with _timed(clock, "score"):
+        _score(net, job, work.rows, saved, labels, targets, ledger)
+
+
+@contextmanager
+def _timed(clock: dict[str, float], stage: str) -> Iterator[None]:
+    started = time.perf_counter()
+    yield
+    clock[stage] += time.perf_counter() - started
+
+
 @lru_cache(maxsize=1)
-def _restored(card_bytes: bytes, weights: bytes) -> tuple[nn.Module, ModelCard]:
+def restored(card_bytes: bytes, weights: bytes) -> tuple[nn.Module, ModelCard]:
+    """The net, loaded once in a process."""
     return restore(card_bytes, weights)
 
 
-def _decoded(inputs: Sequence[Input], card: ModelCard) -> tuple[list[dict[str, Any]], list[np.ndarray]]:
-    """A row per input, in which `status` is still open where the image could be read, and those images."""
-    rows: list[dict[str, Any]] = []
-    pictures: list[np.ndarray] = []
-    for item in inputs:
-        row: dict[str, Any] = {"name": item.name, "label": item.label, "status": None}
-        row |= {"label_known": item.label is not None, "net_sha256": card.sha256}
-        try:
-            try:
-                content = Path(item.path).read_bytes()
-            except OSError:
-                pictures.append(decode(Path(item.path), size=card.size, channels=card.channels))  # says why, in words
-            else:
-                row["input_sha256"] = hashlib.sha256(content).hexdigest()
-                pictures.append(decode(content, size=card.size, channels=card.channels))
-        except UnreadableImage as wrong:
-            row |= {"status": "unreadable", "reason": str(wrong)}
-        rows.append(row)
-    return rows, pictures
+def _row(item: Input, content: Content, card: ModelCard) -> dict[str, Any]:
+    """The row so far; its status is open where the image could be read."""
+    row: dict[str, Any] = {"name": item.name, "label": item.label, "label_known": item.label is not None}
+    row |= {"net_sha256": card.sha256, "input_sha256": content.sha256, "reason": content.reason}
+    return row | {"status": "unreadable" if content.pixels is None else None}
 
 
-def _aims(
-    net: nn.Module, card: ModelCard, rows: Sequence[dict[str, Any]], originals: Tensor, target: int | None
-) -> tuple[Tensor, Tensor | None]:
+def _aims(net: nn.Module, card: ModelCard, work: Work, target: int | None) -> tuple[Tensor, Tensor | None]:
     """The class that each image is to leave, and the one it is to reach (None: any other)."""
-    nothing = torch.zeros(len(originals), dtype=torch.int64)
-    with Query(net, nothing) as query:
-        said = query.logits(from_levels(originals), torch.arange(len(originals))).argmax(dim=1)
-    labels = torch.tensor(
-        [int(answer) if row["label"] is None else row["label"] for row, answer in zip(rows, said, strict=True)]
-    )
+    known = [-1 if row["label"] is None else row["label"] for row in work.rows]
+    labels = torch.tensor(known)
+    if (labels < 0).any():
+        nothing = torch.zeros(len(labels), dtype=torch.int64)
+        with Query(net, nothing) as query:
+            said = query.logits(from_levels(work.originals), torch.arange(len(labels))).argmax(dim=1)
+        labels = labels.where(labels >= 0, said)
     if target is not None:
         return labels, torch.full_like(labels, target)
     return labels, 1 - labels if len(card.classes) == 2 else None
@@ -128,34 +180,29 @@ def _attacked(
     going = torch.arange(len(originals)) if targets is None else (labels != targets).nonzero().flatten()
     if len(going):
         spent = Ledger.empty(len(going))
-        try:
-            found = find(job.attack)(
-                net,
-                from_levels(originals[going]),
-                labels[going],
-                targets=None if targets is None else targets[going],
-                seed=job.seed,
-                ledger=spent,
-                **job.options,
-            )
-        except ValueError as wrong:  # an option out of range, a net that answers with NaN
-            raise UserError(f"the attack '{job.attack}' cannot work on this: {wrong}") from None
+        found = find(job.attack)(
+            net,
+            from_levels(originals[going]),
+            labels[going],
+            targets=None if targets is None else targets[going],
+            seed=job.seed,
+            ledger=spent,
+            **job.options,
+        )
         modified[going] = to_uint8(found)
         ledger.gradients[going], ledger.forwards[going] = spent.gradients, spent.forwards
     return modified, ledger
 
 
-def _saved(
-    job: Job, rows: Sequence[dict[str, Any]], originals: Tensor, modified: Tensor, triples: dict[str, str]
-) -> tuple[Tensor, Tensor]:
+def _saved(job: Job, work: Work, modified: Tensor) -> tuple[Tensor, Tensor]:
     """Save the three images of each row; returns original and modified as they were read back from what was saved."""
-    images = {"original": originals, "modified": modified, "amplified": amplify(originals, modified)}
+    images = {"original": work.originals, "modified": modified, "amplified": amplify(work.originals, modified)}
     read_back: dict[str, list[np.ndarray]] = {name: [] for name in TRIPLE}
-    for i, row in enumerate(rows):
+    for i, (row, triple) in enumerate(zip(work.rows, work.triples, strict=True)):
         for name in TRIPLE:
             picture = images[name][i].numpy()
             saved: bytes | Path = encode_png(picture)
-            place = _place(job.name or triples[row["name"]], name)
+            place = _place(job.name or triple, name)
             row[name] = {"bytes": saved, "path": str(place)}
             path = job.out / place
             if job.png:
@@ -163,7 +210,8 @@ def _saved(
                 saved = path
             if job.raw:
                 write_bytes(path.with_suffix(".raw"), picture.tobytes(), durable=False)
-            read_back[name].append(decode(saved, size=picture.shape[1:], channels=picture.shape[0]))
+            if name != "amplified":  # which is for people to see
+                read_back[name].append(decode(saved, size=picture.shape[1:], channels=picture.shape[0]))
     return torch.from_numpy(np.stack(read_back["original"])), torch.from_numpy(np.stack(read_back["modified"]))
 
 
@@ -175,7 +223,6 @@ def _place(triple: str, which: str) -> Path:
 
 def _score(
     net: nn.Module,
-    card: ModelCard,
     job: Job,
     rows: Sequence[dict[str, Any]],
     saved: tuple[Tensor, Tensor],
@@ -196,7 +243,7 @@ def _score(
 
 
 def _write_timing(job: Job, index: int, count: int, clock: dict[str, float]) -> None:
-    """What differs from run to run stays out of `images/`: seconds since the epoch at the end of each stage."""
-    columns = {"part": [index], "images": [count]} | {name: [at] for name, at in clock.items()}
-    columns["stored"] = [time.time()]
-    write_table(job.out / "timing" / f"part-{index:05d}.parquet", pa.table(columns))
+    """What differs from run to run stays out of `images/`."""
+    columns = {"part": [index], "images": [count], "worker": [f"{os.uname().nodename}:{os.getpid()}"]}
+    seconds = {f"{stage}_s": [taken] for stage, taken in clock.items()}
+    write_table(job.out / "timing" / f"part-{index:05d}.parquet", pa.table(columns | seconds))

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -28,8 +28,8 @@ _IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])  # what Hugg
 IMAGES = pa.schema(
     [
         column("name", pa.string(), "the input's path below the given folder; unique in a run"),
-        column("status", pa.string(), "fooled, missed, already_wrong, is_target or unreadable"),
-        column("reason", pa.string(), "why the image could not be read; null where it could"),
+        column("status", pa.string(), "fooled, missed, already_wrong, is_target, unreadable or failed"),
+        column("reason", pa.string(), "why the image could not be read, or attacked; null where it could"),
         column("label", pa.int32(), "true class, or the net's own answer where none is known"),
         column("label_known", pa.bool_(), "whether the label came with the data"),
         column("target", pa.int32(), "class to reach; null: any other than the label"),
@@ -101,7 +101,14 @@ def _leaves(schema: pa.Schema) -> list[str]:
 
 
 def write_bytes(path: Path, content: bytes | pa.Buffer, *, durable: bool = True) -> None:
-    """Write under a temporary name, rename: a reader sees the whole file or none, also after a power cut if `durable`.
+    """A file with this content, whole or not at all, see `finished_file`."""
+    with finished_file(path, durable=durable) as file:
+        file.write(content)
+
+
+@contextmanager
+def finished_file(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
+    """A file that has its name only once it is whole: a reader sees all of it or none, after a power cut if `durable`.
 
     Two processes that write the same file (a task retried while its first copy still runs) do not meet: each has a
     temporary name of its own, and the last rename wins with the same content.
@@ -110,14 +117,27 @@ def write_bytes(path: Path, content: bytes | pa.Buffer, *, durable: bool = True)
     partial = path.with_name(f".{path.name}.{os.uname().nodename}.{os.getpid()}.partial")
     try:
         with partial.open("wb") as file:
-            file.write(content)
+            yield file
             if durable:
                 file.flush()
                 os.fsync(file.fileno())
         partial.replace(path)
+        if durable:
+            _sync_folder(path.parent)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def _sync_folder(folder: Path) -> None:
+    """The new name of a file is on disk only when its folder is."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError:
+        pass  # some network file systems know no such thing
+    finally:
+        os.close(handle)
 
 
 def replace_folder(source: Path, target: Path, *, only: Sequence[str]) -> None:
@@ -153,10 +173,17 @@ def parts(directory: Path) -> list[Path]:
     return sorted((directory / "images").glob("part-*.parquet"))
 
 
-def read_rows(directory: Path, columns: Iterable[str] | None = None) -> Iterable[dict[str, Any]]:
+def read_tables(directory: Path, columns: Iterable[str] | None = None) -> Iterator[pa.Table]:
     """The rows of a run, part by part, so that memory holds one part at a time."""
+    names = list(columns) if columns else None
     for part in parts(directory):
-        yield from pq.read_table(part, columns=list(columns) if columns else None).to_pylist()
+        yield pq.read_table(part, columns=names)
+
+
+def read_rows(directory: Path, columns: Iterable[str] | None = None) -> Iterator[dict[str, Any]]:
+    """The same as dicts."""
+    for table in read_tables(directory, columns):
+        yield from table.to_pylist()
 
 
 def writable_folder(path: Path, purpose: str) -> Path:

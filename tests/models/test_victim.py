@@ -144,7 +144,7 @@ def test_a_shard_is_attacked_through_a_file(
     kind: str, files: dict[str, Path], face_folder: Path, tmp_path: Path
 ) -> None:
     content = read_victim(files[kind])
-    attack_shard(Job(out=tmp_path / "out"), 0, list_inputs([face_folder], classes=CLASSES), *content)
+    attack_shard(Job(out=tmp_path / "out"), 0, list(list_inputs([face_folder], classes=CLASSES)), *content)
     rows = [row for row in read_rows(tmp_path / "out") if row["status"] == "fooled"]
     assert len(rows) >= 8
     victim, card = restore(*content)
@@ -448,7 +448,7 @@ def test_a_hugging_face_folder_takes_pixels_and_normalises_them_itself(
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (MEAN, STD))
     assert torch.allclose(victim(images), net((images - mean) / std).logits, atol=1e-5)
     (tmp_path / "face.png").write_bytes(encode_png(np.random.default_rng(0).integers(0, 256, (3, 32, 32), np.uint8)))
-    inputs = list_inputs([tmp_path / "face.png"], classes=card.classes)
+    inputs = list(list_inputs([tmp_path / "face.png"], classes=card.classes))
     assert attack_shard(Job(out=tmp_path / "out"), 0, inputs, *content)["fooled"] == 1
     (tmp_path / CARD).write_bytes(content[0])
     (tmp_path / payload_name(content[0])).write_bytes(content[1])

@@ -16,7 +16,7 @@ from models.checkpoint import ModelCard, load, read, save
 from models.faces import Faces
 from models.images import encode_png
 from models.predict import predict
-from orchestrator import batch_attack, store
+from orchestrator import cutting, store
 from orchestrator.batch_attack import AttackConfig, attack, resume
 from orchestrator.console import Console
 from orchestrator.errors import UserError
@@ -30,7 +30,7 @@ CLASSES = ("male", "female")
 
 def run_shard(folder: Path, net: Path, out: Path, **job: Any) -> list[dict[str, Any]]:
     """One shard over all of `folder`, in this process, without Ray."""
-    attack_shard(Job(out=out, **job), 0, list_inputs([folder], classes=CLASSES), *read(net))
+    attack_shard(Job(out=out, **job), 0, list(list_inputs([folder], classes=CLASSES)), *read(net))
     return list(read_rows(out))
 
 
@@ -79,7 +79,9 @@ def test_the_three_images_have_the_courses_names(face_folder: Path, trained: Pat
 def test_a_single_face_can_be_named(face_folder: Path, trained: Path, tmp_path: Path) -> None:
     face = next(face_folder.rglob("face001.png"))
     out = tmp_path / "out"
-    attack_shard(Job(out=out, name="curie_marie", raw=True), 0, list_inputs([face], classes=CLASSES), *read(trained))
+    attack_shard(
+        Job(out=out, name="curie_marie", raw=True), 0, list(list_inputs([face], classes=CLASSES)), *read(trained)
+    )
     assert sorted(path.name for path in (out / "triples").iterdir()) == [
         f"adv_curie_marie_{which}.{ending}" for which in ("amp", "mod", "ori") for ending in ("png", "raw")
     ]
@@ -129,7 +131,7 @@ def test_a_shard_of_broken_images_alone_is_written_too(trained: Path, tmp_path: 
 
 
 def test_rows_do_not_depend_on_the_shard_or_the_order(face_folder: Path, trained: Path, tmp_path: Path) -> None:
-    inputs = list_inputs([face_folder], classes=CLASSES)
+    inputs = list(list_inputs([face_folder], classes=CLASSES))
     for out, shards in (("whole", [inputs]), ("split", [inputs[7:][::-1], inputs[:1], inputs[1:7]])):
         for index, shard in enumerate(shards):
             attack_shard(Job(out=tmp_path / out), index, shard, *read(trained))
@@ -158,7 +160,8 @@ def config(face_folder: Path, trained: Path) -> AttackConfig:
 
 @pytest.fixture
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batch_attack, "_shard_size", lambda images, workers: 3)
+    monkeypatch.setattr(cutting, "FIRST", 3)
+    monkeypatch.setattr(cutting, "MOST", 3)
 
 
 @pytest.mark.usefixtures("local_ray", "small_shards")
@@ -196,9 +199,12 @@ class TestWithRay:
         assert list(read_rows(stopped)) == list(read_rows(whole))
         assert kept.stat().st_mtime_ns == finished
 
-    def test_a_folder_that_holds_a_run_is_refused(self, config: AttackConfig, tmp_path: Path, console: Console) -> None:
+    def test_a_folder_that_holds_another_run_is_refused(
+        self, config: AttackConfig, tmp_path: Path, console: Console
+    ) -> None:
         attack(config, tmp_path / "out", console)
-        with pytest.raises(UserError, match=r"already holds a finished run.*--resume"):
+        config.attack = "ddn"
+        with pytest.raises(UserError, match=r"holds a finished run with attack 'dx', and 'ddn' came; .*--resume"):
             attack(config, tmp_path / "out", console)
 
     def test_a_resume_refuses_other_inputs_and_another_net(
@@ -213,7 +219,9 @@ class TestWithRay:
             resume(out, console)
         shutil.copytree(tmp_path / "kept", out / "model", dirs_exist_ok=True)
         shutil.copy(next(face_folder.rglob("*.png")), face_folder / "new.png")
-        with pytest.raises(UserError, match=r"inputs of .* have changed"):
+        with pytest.raises(
+            UserError, match=r"inputs of .* have changed since it was started: 'new.png' is new; .*--update"
+        ):
             resume(out, console)
 
     def test_two_at_once_are_refused(self, config: AttackConfig, tmp_path: Path, console: Console) -> None:

@@ -2,11 +2,15 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from orchestrator import inputs
 from orchestrator.errors import UserError
-from orchestrator.inputs import fingerprint, list_inputs
+from orchestrator.inputs import list_inputs
 
 CLASSES = ("male", "female")
 
@@ -31,7 +35,7 @@ def test_names_and_triples_are_unique(tmp_path: Path) -> None:
     touch(
         tmp_path / "a" / "x.png", tmp_path / "b" / "x.png", tmp_path / "b" / "x.jpg", tmp_path / "b" / "new\nline.png"
     )
-    items = list_inputs([tmp_path / "a", tmp_path / "b", tmp_path / "a" / "x.png"], classes=CLASSES)
+    items = list(list_inputs([tmp_path / "a", tmp_path / "b", tmp_path / "a" / "x.png"], classes=CLASSES))
     assert [item.name for item in items] == ["a/x.png", "b/new\nline.png", "b/x.jpg", "b/x.png", "x.png"]
     triples = [item.triple for item in items]
     assert len(set(triples)) == 5
@@ -57,22 +61,101 @@ def test_labels_come_from_utkface_names_and_from_folders(tmp_path: Path) -> None
     assert {item.label for item in list_inputs([tmp_path], classes=CLASSES, labels="none")} == {None}
 
 
-def test_the_fingerprint_changes_with_a_name_or_a_label(tmp_path: Path) -> None:
-    touch(tmp_path / "man" / "a.png")
-    first = list_inputs([tmp_path], classes=CLASSES)
-    assert fingerprint(first) == fingerprint(list_inputs([tmp_path], classes=CLASSES))
-    assert fingerprint(first) != fingerprint(list_inputs([tmp_path], classes=CLASSES, labels="none"))
-    touch(tmp_path / "man" / "b.png")
-    assert fingerprint(first) != fingerprint(list_inputs([tmp_path], classes=CLASSES))
+def names(*places: object, **how: Any) -> list[str]:
+    return [item.name for item in list_inputs([str(place) for place in places], classes=CLASSES, **how)]
+
+
+def test_folders_of_one_name_keep_their_images_apart(tmp_path: Path) -> None:
+    touch(tmp_path / "a" / "faces" / "x.png", tmp_path / "b" / "faces" / "x.png")
+    found = names(tmp_path / "a" / "faces", tmp_path / "b" / "faces")
+    assert len(set(found)) == 2
+    assert all(name.endswith("faces/x.png") for name in found)
+
+
+def test_a_place_named_twice_is_taken_once(tmp_path: Path) -> None:
+    touch(tmp_path / "x.png")
+    assert names(tmp_path, tmp_path) == ["x.png"]
+    assert names(tmp_path / "x.png", tmp_path / "x.png") == ["x.png"]
+
+
+def test_links_are_followed_and_loops_end(tmp_path: Path) -> None:
+    touch(tmp_path / "faces" / "x.png", tmp_path / "elsewhere" / "y.png")
+    (tmp_path / "faces" / "back").symlink_to(tmp_path / "faces")
+    (tmp_path / "faces" / "self.png").symlink_to(tmp_path / "faces" / "self.png")
+    (tmp_path / "faces" / "there").symlink_to(tmp_path / "elsewhere")
+    assert names(tmp_path / "faces") == ["self.png", "x.png", "there/y.png"]
+
+
+def test_a_folder_called_like_an_image_is_a_row_and_its_images_are_too(tmp_path: Path) -> None:
+    touch(tmp_path / "a.jpg" / "x.png")
+    assert names(tmp_path) == ["a.jpg", "a.jpg/x.png"]
+
+
+def test_a_pattern_is_listed_as_what_it_matches(tmp_path: Path) -> None:
+    touch(*(tmp_path / name for name in ("a/x.png", "a/y.jpg", "b/x.png", "b/deep/z.png", "c.txt")))
+    assert names(f"{tmp_path}/*/*.png") == ["a/x.png", "b/x.png"]
+    assert names(f"{tmp_path}/**/*.png") == ["a/x.png", "b/deep/z.png", "b/x.png"]
+    assert names(f"{tmp_path}/b*") == ["b/deep/z.png", "b/x.png"]
+
+
+def test_a_list_names_paths_from_its_own_folder(tmp_path: Path) -> None:
+    touch(tmp_path / "a" / "x.png", tmp_path / "y.png")
+    (tmp_path / "faces.txt").write_text(f"a/x.png\n\n{tmp_path}/y.png\ns3://bucket/z.png\na/x.png\n")
+    items = list(list_inputs([f"list:{tmp_path / 'faces.txt'}"], classes=CLASSES))
+    assert [item.path.decode() for item in items] == [f"{tmp_path}/a/x.png", "s3://bucket/z.png", f"{tmp_path}/y.png"]
+
+
+def test_many_names_are_sorted_over_the_bounds_of_what_is_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inputs, "SIZE", 2)
+    touch(*(tmp_path / f"{i:02}.{ending}" for i in range(7) for ending in ("png", "jpg")))
+    items = list(list_inputs([tmp_path], classes=CLASSES))
+    assert [item.name for item in items] == [f"{i:02}.{ending}" for i in range(7) for ending in ("jpg", "png")]
+    assert len({item.triple for item in items}) == 14
+
+
+def table(path: Path, **columns: Any) -> Path:
+    pq.write_table(pa.table(columns), path, row_group_size=2)
+    return path
+
+
+def test_a_table_is_listed_by_its_names_and_labels(tmp_path: Path) -> None:
+    file = table(tmp_path / "f.parquet", name=["c", "a", "b/\n"], image=[b"x"] * 3, gender=["female", "m", None])
+    items = list(list_inputs([f"parquet:{file}"], classes=CLASSES))
+    assert [(item.name, item.row, item.label) for item in items] == [("c", 0, 1), ("a", 1, 0), ("b/\n", 2, None)]
+    assert {item.path for item in items} == {f"parquet:{file}".encode()}
+    assert "\n" not in "".join(item.triple for item in items)
+
+
+@pytest.mark.parametrize("columns", [{}, {"name": ["a", "a", "b"]}, {"name": ["a", None, "b"]}])
+def test_rows_without_names_of_their_own_are_numbered(tmp_path: Path, columns: dict[str, Any]) -> None:
+    for i in range(2):
+        table(tmp_path / f"{i}.parquet", image=[b"x"] * 3, **columns)
+    items = list(list_inputs([f"parquet:{tmp_path}"], classes=CLASSES))
+    assert [item.name for item in items] == [f"row/{i:09d}" for i in range(6)]
+    assert [item.row for item in items] == [0, 1, 2, 0, 1, 2]
 
 
 def test_what_cannot_be_listed_is_said(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds nothing"):
-        list_inputs([tmp_path], classes=CLASSES)
+        list(list_inputs([tmp_path], classes=CLASSES))
     touch(tmp_path / "a.txt", tmp_path / "b.txt")
     with pytest.raises(UserError, match="2 files of which none ends in"):
-        list_inputs([tmp_path], classes=CLASSES)
+        list(list_inputs([tmp_path], classes=CLASSES))
+    with pytest.raises(UserError, match="matches no file"):
+        list(list_inputs([tmp_path / "*.png"], classes=CLASSES))
+    with pytest.raises(UserError, match=r"list:.*cannot be read"):
+        list(list_inputs([f"list:{tmp_path / 'nowhere'}"], classes=CLASSES))
+    with pytest.raises(UserError, match=r"parquet:.* does not exist"):
+        list(list_inputs([f"parquet:{tmp_path / 'nowhere'}"], classes=CLASSES))
+    with pytest.raises(UserError, match="not a Parquet file"):
+        list(list_inputs([f"parquet:{tmp_path / 'a.txt'}"], classes=CLASSES))
+    with pytest.raises(UserError, match="no column 'image', only picture"):
+        list(list_inputs([f"parquet:{table(tmp_path / 'p.parquet', picture=[b''])}"], classes=CLASSES))
+    with pytest.raises(UserError, match="nowhere://a' cannot be opened"):
+        list(list_inputs(["nowhere://a"], classes=CLASSES))
     with pytest.raises(UserError, match="does not exist"):
-        list_inputs([tmp_path / "nowhere"], classes=CLASSES)
+        list(list_inputs([tmp_path / "nowhere"], classes=CLASSES))
     with pytest.raises(UserError, match="no image was given"):
-        list_inputs([], classes=CLASSES)
+        list(list_inputs([], classes=CLASSES))

@@ -17,7 +17,7 @@ from orchestrator.store import read_rows, write_part
 
 
 def test_the_contact_sheet_shows_the_saved_pixels(face_folder: Path, trained: Path, tmp_path: Path) -> None:
-    inputs = list_inputs([face_folder], classes=("male", "female"))
+    inputs = list(list_inputs([face_folder], classes=("male", "female")))
     attack_shard(Job(out=tmp_path), 0, inputs, *read(trained))
     assert contact_sheet(tmp_path, tmp_path / "sheet.png", ("male", "female"), triples=1) == 1
     smallest = min((r for r in read_rows(tmp_path) if r["status"] == "fooled"), key=lambda row: row["l2"])

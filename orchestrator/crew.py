@@ -1,0 +1,204 @@
+"""The shards of an attack as Ray tasks: how many at a time, and what happens to those whose worker dies.
+
+Ray's own retries would run the same shard into the same image for ever. Here a shard whose worker died is tried once
+more, then halved, and so are its halves, until the image that does it stands alone and is recorded as failed.
+"""
+
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+from ray.exceptions import NodeDiedError, OutOfMemoryError, RayError, RayTaskError
+
+from orchestrator.cutting import Shard
+from orchestrator.errors import FULL, UserError
+from orchestrator.listing import read_list
+from orchestrator.ray_session import cpus, slots
+from orchestrator.shards import Job, attack_shard, failed_row, part
+from orchestrator.store import write_part, write_table
+
+TRIES, TRIES_ALONE = 2, 3  # of a whole shard before it is halved; of an image before it is recorded. Halves have one.
+LOST = 10  # nodes that may be lost in a row without a shard being finished
+
+
+@dataclass
+class Piece:
+    """A shard, or inputs `start` to `stop` of one whose worker died."""
+
+    shard: Shard
+    start: int
+    stop: int
+    deaths: int = 0
+
+    @property
+    def size(self) -> int:
+        return self.stop - self.start
+
+    @property
+    def whole(self) -> bool:
+        return self.size == self.shard.stop - self.shard.start
+
+    @property
+    def tries(self) -> int:
+        return TRIES_ALONE if self.size == 1 else TRIES if self.whole else 1
+
+    def halves(self) -> list["Piece"]:
+        middle = (self.start + self.stop) // 2
+        return [Piece(self.shard, self.start, middle), Piece(self.shard, middle, self.stop)]
+
+    def place(self, out: Path) -> Path:
+        return out / "pieces" / f"{self.shard.index:05d}-{self.start:09d}.parquet"
+
+
+class Crew:
+    """Works off shards on all CPUs, or shares of GPUs, of the cluster that is connected.
+
+    Args:
+        net: card and weights, in Ray's object store once.
+        net_sha256: what the rows of images that are not attacked say.
+        gpu_share: of a GPU for each worker; 0: a CPU each. Several on one GPU decode and save while another attacks.
+        say: told of what is out of the ordinary.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        net: tuple[bytes, bytes],
+        *,
+        net_sha256: str,
+        gpu_share: float = 0.0,
+        say: Callable[[str], None] = print,
+    ) -> None:
+        self.job, self.net_sha256, self.say = job, net_sha256, say
+        self.net = [ray.put(content) for content in net]
+        self.at_once = max(1, slots(1, gpu_share)) if gpu_share else cpus()
+        self._task = ray.remote(num_cpus=1, num_gpus=gpu_share, max_retries=0)(_attacked)
+        self._again: deque[Piece] = deque()
+        self._running: dict[ray.ObjectRef, Piece] = {}
+        self._missing: dict[Shard, int] = {}  # images of halved shards that no piece holds yet
+        self._lost = 0
+
+    def warm_up(self) -> None:
+        """Have a process of each CPU load torch and the net, while the driver does something else."""
+        warm = ray.remote(num_cpus=1, max_retries=0)(_loaded)
+        self._warm = [warm.remote(*self.net) for _ in range(self.at_once)]
+
+    def work_off(self, take: Callable[[], Shard | None]) -> Iterator[Counter[str]]:
+        """The rows by status of each shard once its part is on disk.
+
+        Shards are taken as workers come free, and one waits for each: a worker never waits, and the driver knows few.
+        Where `take` has none, it is asked again when a shard has ended.
+
+        Raises:
+            UserError: the disk is full or may not be written to, or nodes are lost time and again.
+        """
+        while True:
+            while len(self._running) < 2 * self.at_once and (piece := self._next(take)):
+                target = None if piece.whole else piece.place(self.job.out)
+                task = self._task.remote(self.job, piece.shard, piece.start, piece.stop, target, *self.net)
+                self._running[task] = piece
+            if not self._running:
+                return
+            for done in ray.wait(list(self._running), num_returns=1)[0]:
+                yield from self._ended(self._running.pop(done), done)
+
+    def _next(self, take: Callable[[], Shard | None]) -> Piece | None:
+        if self._again:
+            return self._again.popleft()
+        shard = take()
+        return Piece(shard, shard.start, shard.stop) if shard else None
+
+    def _ended(self, piece: Piece, task: ray.ObjectRef) -> Iterator[Counter[str]]:
+        try:
+            counts = ray.get(task)
+        except RayTaskError as wrong:
+            raise self._explained(wrong) from None
+        except NodeDiedError:
+            self._lost += 1
+            if self._lost > LOST:
+                raise UserError(
+                    f"more than {LOST} nodes were lost in a row; finished shards are kept; see to the cluster, then go "
+                    f"on with: dxray attack --resume '{self.job.out}'"
+                ) from None
+            self._again.append(piece)
+            return
+        except RayError as death:
+            yield from self._died(piece, death)
+            return
+        self._lost = 0
+        if piece.whole:
+            yield counts
+        else:
+            yield from self._placed(piece)
+
+    def _died(self, piece: Piece, death: RayError) -> Iterator[Counter[str]]:
+        piece.deaths += 1
+        if piece.deaths < piece.tries:
+            self._again.append(piece)
+            return
+        if piece.size > 1:
+            if piece.whole:
+                self._missing[piece.shard] = piece.size
+            self._again.extend(piece.halves())
+            return
+        (item,) = read_list(self.job.out, piece.shard.list, piece.start, piece.stop)
+        short = isinstance(death, OutOfMemoryError)
+        reason = f"it killed its worker {piece.deaths} times" + (", for want of memory" if short else "")
+        self.say(f"{item.name}: {reason}; recorded as failed")
+        row = failed_row(item, self.net_sha256, reason)
+        if piece.whole:
+            write_part(part(self.job.out, piece.shard.index), [row])
+            yield Counter(failed=1)
+        else:
+            write_part(piece.place(self.job.out), [row])
+            yield from self._placed(piece)
+
+    def _placed(self, piece: Piece) -> Iterator[Counter[str]]:
+        """The shard, where this was the last of its pieces."""
+        self._missing[piece.shard] -= piece.size
+        if not self._missing[piece.shard]:
+            del self._missing[piece.shard]
+            yield join_pieces(self.job.out, piece.shard)
+
+    def _explained(self, wrong: RayTaskError) -> Exception:
+        cause = wrong.cause
+        if isinstance(cause, UserError):
+            return UserError(str(cause))
+        if isinstance(cause, OSError) and cause.errno in FULL:
+            return UserError(
+                f"a worker could not write to '{self.job.out}' ({cause.strerror}); finished shards are kept; "
+                f"make room or give it the right to write, then go on with: dxray attack --resume '{self.job.out}'"
+            )
+        return wrong
+
+
+def join_pieces(out: Path, shard: Shard) -> Counter[str]:
+    """Make the part of a shard of its pieces; returns its rows by status."""
+    pieces = sorted((out / "pieces").glob(f"{shard.index:05d}-*.parquet"))
+    table = pa.concat_tables([pq.read_table(piece) for piece in pieces])
+    write_table(part(out, shard.index), table)
+    for piece in pieces:
+        piece.unlink()
+    with suppress(OSError):
+        (out / "pieces").rmdir()
+    return Counter(table.column("status").to_pylist())
+
+
+def _attacked(
+    job: Job, shard: Shard, start: int, stop: int, piece: Path | None, card_bytes: bytes, weights: bytes
+) -> Counter[str]:
+    inputs = list(read_list(job.out, shard.list, start, stop))
+    return attack_shard(job, shard.index, inputs, card_bytes, weights, piece=piece)
+
+
+def _loaded(card_bytes: bytes, weights: bytes) -> None:
+    from orchestrator.shards import restored
+
+    restored(card_bytes, weights)
+    time.sleep(0.2)  # or one process would do them all

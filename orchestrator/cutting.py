@@ -1,0 +1,105 @@
+"""How a list of inputs is cut into shards: chosen once, written to `attack.json`, the same on every resume.
+
+Guided self-scheduling (Polychronopoulos and Kuck 1987, doi:10.1109/TC.1987.5009495): each shard is a share of what is
+left, so the first are large, which costs little, and the last small, so that all workers end together.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+FIRST = 64  # images of the smallest shard, and of each worker's first, by which the cost of an image is measured
+SECONDS = 30.0  # of a shard at most: what a kill may undo, and how often the progress moves
+MOST = 2048
+_BYTES = 256 * 2**20  # of memory for the images of a shard
+_COPIES = 8  # float32 tensors of its images that an attack holds at a time
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Inputs `start` to `stop` of a list; its rows are in the part with its number."""
+
+    index: int
+    list: int
+    start: int
+    stop: int
+
+
+def cut(inputs: int, workers: int, largest: Callable[[], int]) -> Iterator[tuple[int, int]]:
+    """First and last number of each shard; `largest` is asked once each worker has had its first."""
+    start = 0
+    for _ in range(workers):
+        if start < inputs:
+            yield start, (start := min(inputs, start + FIRST))
+    while start < inputs:
+        share = -(-(inputs - start) // (2 * workers))
+        yield start, (start := min(inputs, start + min(largest(), max(FIRST, share))))
+
+
+def largest_shard(seconds_per_image: float, pixels: int) -> int:
+    """Images of the largest shard: a power of two, so that a run seldom differs from the next by chance.
+
+    Args:
+        pixels: values of an image, channels x height x width.
+    """
+    most = min(MOST, _BYTES // (4 * _COPIES * pixels), int(SECONDS / seconds_per_image))
+    return max(FIRST, 1 << max(0, most.bit_length() - 1))
+
+
+class Cutting:
+    """The shards of one list of a run that are still to be done, in order.
+
+    Args:
+        listed: its entry in `attack.json`: `inputs`, `first_part`, `workers` (as many as when it was begun) and
+            `largest`, None until it is measured.
+    """
+
+    def __init__(self, out: Path, number: int, listed: dict[str, Any]) -> None:
+        self._out, self._number, self._listed = out, number, listed
+        self._cuts = enumerate(self._bounds(), listed["first_part"])
+        self._there = {int(file.stem[5:]) for file in (out / "images").glob("part-*.parquet")}
+        self._taken = 0
+
+    def take(self) -> Shard | None:
+        """The next shard; None where there is none, or none before the cost of an image is measured."""
+        while self._taken < self._listed["workers"] or self._listed["largest"] is not None:
+            self._taken += 1
+            index, (start, stop) = next(self._cuts, (0, (0, 0)))
+            if start == stop:
+                return None
+            if index not in self._there:
+                return Shard(index, self._number, start, stop)
+        return None
+
+    def measure(self, pixels: int) -> bool:
+        """Set `largest` by what a shard that is done took, if it is not set and there is one; whether it was set."""
+        if self._listed["largest"] is not None:
+            return False
+        for file in sorted((self._out / "timing").glob("part-*.parquet")):
+            if int(file.stem[5:]) >= self._listed["first_part"]:
+                row = pq.read_table(file).to_pylist()[0]
+                seconds = sum(value for name, value in row.items() if name.endswith("_s") and name != "start_s")
+                self._listed["largest"] = largest_shard(seconds / row["images"], pixels)
+                return True
+        if all(self._listed["first_part"] + worker in self._there for worker in range(self._listed["workers"])):
+            self._listed["largest"] = FIRST  # killed before it was written how long they took
+            return True
+        return False
+
+    @property
+    def shards(self) -> int:
+        """How many there are in all."""
+        return sum(1 for _ in self._bounds())
+
+    @property
+    def finished(self) -> int:
+        """Images whose shard is done."""
+        bounds = enumerate(self._bounds(), self._listed["first_part"])
+        return sum(stop - start for index, (start, stop) in bounds if index in self._there)
+
+    def _bounds(self) -> Iterator[tuple[int, int]]:
+        """Those of all shards; while `largest` is not known, only the first are as they will be, and may be done."""
+        return cut(self._listed["inputs"], self._listed["workers"], lambda: self._listed["largest"] or MOST)

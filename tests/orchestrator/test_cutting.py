@@ -1,0 +1,82 @@
+"""How inputs are cut into shards: every one once, the last small, and the same again."""
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from orchestrator.cutting import FIRST, MOST, Cutting, Shard, cut, largest_shard
+from orchestrator.store import write_bytes, write_table
+
+
+@pytest.mark.parametrize("inputs", [1, 63, 64, 65, 200, 2_000, 54_321])
+@pytest.mark.parametrize("workers", [1, 2, 64])
+@pytest.mark.parametrize("largest", [64, 512, 2048])
+def test_every_input_is_in_one_shard_and_none_is_too_large(inputs: int, workers: int, largest: int) -> None:
+    bounds = list(cut(inputs, workers, lambda: largest))
+    assert bounds[0][0] == 0
+    assert bounds[-1][1] == inputs
+    assert all(stop == start for (_, stop), (start, _) in pairwise(bounds))
+    sizes = [stop - start for start, stop in bounds]
+    assert min(sizes) >= 1
+    assert max(sizes) <= largest
+    assert all(size == FIRST for size in sizes[:workers][:-1])
+    assert sizes[workers:] == sorted(sizes[workers:], reverse=True)
+    assert sizes[-1] <= FIRST or len(sizes) <= workers
+
+
+def test_a_shard_ends_in_time_and_fits_in_memory() -> None:
+    assert largest_shard(0.02, 48 * 48) == 1024  # 20 s of the 30 s that there are
+    assert largest_shard(1e-5, 48 * 48) == MOST
+    assert largest_shard(60.0, 48 * 48) == FIRST
+    assert largest_shard(1e-5, 3 * 224 * 224) == FIRST
+
+
+def listed(**given: Any) -> dict[str, Any]:
+    return {"inputs": 1_000, "first_part": 5, "workers": 2, "largest": None} | given
+
+
+def finish(out: Path, index: int, *, seconds: float | None) -> None:
+    write_bytes(out / "images" / f"part-{index:05d}.parquet", b"")
+    if seconds is not None:
+        row = {"images": [64], "start_s": [100.0], "attack_s": [seconds / 2], "save_s": [seconds / 2]}
+        write_table(out / "timing" / f"part-{index:05d}.parquet", pa.table(row))
+
+
+def test_no_shard_but_the_first_is_taken_before_the_cost_is_known(tmp_path: Path) -> None:
+    entry = listed()
+    cutting = Cutting(tmp_path, 3, entry)
+    assert cutting.take() == Shard(5, 3, 0, 64)
+    assert cutting.take() == Shard(6, 3, 64, 128)
+    assert cutting.take() is None
+    assert not cutting.measure(48 * 48)
+    finish(tmp_path, 4, seconds=0.001)  # of an earlier list
+    assert not cutting.measure(48 * 48)
+    finish(tmp_path, 6, seconds=64 * 0.2)  # 0.2 s an image, the start of the process left out
+    assert cutting.measure(48 * 48)
+    assert entry["largest"] == 128
+    assert cutting.take() == Shard(7, 3, 128, 256)
+    rest = list(iter(cutting.take, None))
+    assert rest[-1].stop == 1_000
+    assert cutting.shards == 3 + len(rest)
+
+
+def test_what_is_done_is_not_taken_again(tmp_path: Path) -> None:
+    entry = listed(largest=128)
+    whole = list(iter(Cutting(tmp_path, 0, entry).take, None))
+    for shard in whole[1::2]:
+        finish(tmp_path, shard.index, seconds=1.0)
+    again = Cutting(tmp_path, 0, entry)
+    assert again.finished == sum(shard.stop - shard.start for shard in whole[1::2])
+    assert list(iter(again.take, None)) == whole[::2]
+
+
+def test_a_run_killed_before_it_knew_the_cost_goes_on(tmp_path: Path) -> None:
+    entry = listed(first_part=0)
+    for index in range(2):
+        finish(tmp_path, index, seconds=None)
+    cutting = Cutting(tmp_path, 0, entry)
+    assert cutting.measure(48 * 48)
+    assert sum(shard.stop - shard.start for shard in iter(cutting.take, None)) == 1_000 - 128
