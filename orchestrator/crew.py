@@ -23,7 +23,7 @@ from orchestrator.ray_session import cpus, slots
 from orchestrator.shards import Job, attack_shard, failed_row, part
 from orchestrator.store import write_part, write_table
 
-TRIES, TRIES_ALONE = 2, 3  # of a whole shard before it is halved; of an image before it is recorded. Halves have one.
+TRIES = 2  # of a whole shard before it is halved, and of an image before it is recorded; halves have one
 LOST = 10  # nodes that may be lost in a row without a shard being finished
 
 
@@ -46,7 +46,7 @@ class Piece:
 
     @property
     def tries(self) -> int:
-        return TRIES_ALONE if self.size == 1 else TRIES if self.whole else 1
+        return TRIES if self.whole or self.size == 1 else 1
 
     def halves(self) -> list["Piece"]:
         middle = (self.start + self.stop) // 2

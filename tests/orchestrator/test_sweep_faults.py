@@ -19,7 +19,7 @@ def planted(verb: str, out: Path, asked: dict[str, Any], ray: dict[str, Any], **
     code = Path(__file__).resolve().parents[2]
     paths = os.pathsep.join(map(str, (PLANTED, code)))
     ended = subprocess.run(
-        [sys.executable, PLANTED / "planted.py", verb, out, json.dumps(asked), json.dumps(ray)],
+        [sys.executable, PLANTED / "planted_sweep.py", verb, out, json.dumps(asked), json.dumps(ray)],
         env=os.environ | {"PYTHONPATH": paths, "RAY_USAGE_STATS_ENABLED": "0"} | environment,
         cwd=code,
         capture_output=True,

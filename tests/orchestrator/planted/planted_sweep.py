@@ -1,21 +1,14 @@
-"""Nets that go wrong, and Rays of a test's own for a sweep with them. Run as a script, with its folder on PYTHONPATH.
-
-A worker of Ray imports only what its driver's packages hold, and these hold no test code; so Ray is told to call
-`register` in every worker as it starts.
-"""
+"""Sweeps with nets that go wrong. Run as a script, with its folder on PYTHONPATH."""
 
 import json
-import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import ray
-from ray.cluster_utils import Cluster
+from rays import own_ray, two_nodes
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
@@ -25,7 +18,6 @@ from models.convnet import ConvNet
 from orchestrator.console import Console
 from orchestrator.guard import run_cell
 from orchestrator.progress import Board
-from orchestrator.ray_session import connected
 from orchestrator.sweep import SweepConfig, sweep
 
 
@@ -84,45 +76,19 @@ def spied(train: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-@contextmanager
-def own_ray(**options: Any) -> Iterator[None]:
-    ray.init(
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        runtime_env={"worker_process_setup_hook": "planted.register"},
-        **options,
-    )
-    try:
-        with connected():
-            yield
-    finally:
-        ray.shutdown()
-
-
 def lose_a_node(config: SweepConfig, out: Path) -> None:
     """The sweep on two nodes of one CPU each, one of which dies when both are in the middle of a training."""
-    health = {f"health_check_{name}": value for name, value in FAST_HEALTH_CHECKS.items()}
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "_system_config": health})
-    lost = cluster.add_node(num_cpus=1)
     epochs: dict[int, int] = {}
+    with two_nodes("planted_sweep.register") as (cluster, lost):
 
-    def kill(board: Any, key: int, row: dict[str, Any]) -> None:
-        epochs[key] = row["epoch"]
-        if len(epochs) == 2 and lost in cluster.worker_nodes:
-            cluster.remove_node(lost, allow_graceful=False)
-            print("killed in epochs", epochs, file=sys.stderr, flush=True)
+        def kill(board: Any, key: int, row: dict[str, Any]) -> None:
+            epochs[key] = row["epoch"]
+            if len(epochs) == 2 and lost in cluster.worker_nodes:
+                cluster.remove_node(lost, allow_graceful=False)
+                print("killed in epochs", epochs, file=sys.stderr, flush=True)
 
-    Board.epoch = kill  # type: ignore[assignment,method-assign]
-    try:
-        with own_ray(address=cluster.address):
-            sweep(config, out, Console())
-    finally:
-        cluster.shutdown()
-
-
-# A dead node is known after a second instead of fifteen.
-FAST_HEALTH_CHECKS = {"initial_delay_ms": 0, "period_ms": 500, "timeout_ms": 500, "failure_threshold": 2}
+        Board.epoch = kill  # type: ignore[assignment,method-assign]
+        sweep(config, out, Console())
 
 
 if __name__ == "__main__":
@@ -131,5 +97,5 @@ if __name__ == "__main__":
     if verb == "lose_a_node":
         lose_a_node(SweepConfig(**json.loads(asked)), Path(folder))
     else:
-        with own_ray(address="local", **json.loads(rest[0] if rest else "{}")):
+        with own_ray("planted_sweep.register", address="local", **json.loads(rest[0] if rest else "{}")):
             sweep(SweepConfig(**json.loads(asked)), Path(folder), Console())
