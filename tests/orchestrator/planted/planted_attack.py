@@ -1,0 +1,78 @@
+"""`dxray WORDS` with an attack, "planted", that does what images ask for. Run as a script, its folder on PYTHONPATH.
+
+The first two pixels of an image say what: `MARK`, and a number of `DEEDS`. All others are attacked by FGSM.
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+from rays import own_ray, two_nodes
+from torch import Tensor, nn
+
+from attacks import ATTACKS
+from attacks.fgsm import fgsm
+from orchestrator import cli, crew, cutting
+
+MARK = 201
+
+
+def fault() -> None:
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def fail() -> None:
+    raise RuntimeError("the planted fault")
+
+
+DEEDS = {1: fault, 2: fail, 3: lambda: os._exit(1)}
+
+
+def planted(net: nn.Module, inputs: Tensor, labels: Tensor, **options: Any) -> Tensor:
+    """Takes as many milliseconds an image as MILLISECONDS says, and tells SPY that it has begun."""
+    if "SPY" in os.environ:
+        Path(os.environ["SPY"], f"{os.getpid()}").touch()
+    time.sleep(float(os.environ.get("MILLISECONDS", 0)) / 1000 * len(inputs))
+    for image in (inputs * 255).round().to(torch.uint8):
+        if image[0, 0, 0] == MARK and int(image[0, 0, 1]) in DEEDS:
+            DEEDS[int(image[0, 0, 1])]()
+    return fgsm(net, inputs, labels, **options)
+
+
+def register() -> None:
+    """In the driver and in every worker."""
+    ATTACKS["planted"] = planted
+    cutting.FIRST = cutting.MOST = int(os.environ.get("SHARD", cutting.FIRST))
+
+
+def lose_a_node(words: list[str]) -> int:
+    """On two nodes of one CPU each, the second of which dies after the third shard."""
+    ended: Counter[str] = Counter()
+    with two_nodes("planted_attack.register") as (cluster, lost):
+        work_off = crew.Crew.work_off
+
+        def killing(self: crew.Crew, take: Any) -> Any:
+            for number, rows in enumerate(work_off(self, take)):
+                ended.update(rows)
+                if number == 2:
+                    cluster.remove_node(lost, allow_graceful=False)
+                    print("killed after", ended.total(), file=sys.stderr, flush=True)
+                yield rows
+
+        crew.Crew.work_off = killing  # type: ignore[method-assign]
+        return cli.main(words)
+
+
+if __name__ == "__main__":
+    register()
+    if "LOSE_A_NODE" in os.environ:
+        sys.exit(lose_a_node(sys.argv[1:]))
+    with own_ray("planted_attack.register", address="local", **json.loads(os.environ.get("RAY", "{}"))):
+        code = cli.main(sys.argv[1:])
+    sys.exit(code)

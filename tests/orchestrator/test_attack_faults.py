@@ -1,0 +1,181 @@
+"""Attacks on a Ray of their own, in which things die: every image has one row in the end, the same as without."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from models.faces import Faces
+from models.images import encode_png
+from orchestrator.store import parts, read_rows
+
+PLANTED = Path(__file__).parent / "planted"
+MARK = 201
+
+
+@pytest.fixture
+def many(tmp_path: Path, faces: Faces) -> Path:
+    """48 faces, none of which asks for anything."""
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for i, image in enumerate(faces.images[:48]):
+        image = image.copy()
+        image[0, 0, 0] = 0
+        (folder / f"{i:02}.png").write_bytes(encode_png(image))
+    return folder
+
+
+def asks_for(path: Path, deed: int) -> None:
+    image = np.full((1, 48, 48), 128, np.uint8)
+    image[0, 0, :2] = MARK, deed
+    path.write_bytes(encode_png(image))
+
+
+def command(*words: object) -> list[str]:
+    return [sys.executable, str(PLANTED / "planted_attack.py"), *map(str, words)]
+
+
+def settings(**environment: object) -> dict[str, Any]:
+    """For a process of the script: shards of 4 images, on 2 CPUs."""
+    code = Path(__file__).resolve().parents[2]
+    paths = os.pathsep.join(map(str, (PLANTED, code)))
+    given = {"PYTHONPATH": paths, "SHARD": "4", "RAY": json.dumps({"num_cpus": 2}), "RAY_USAGE_STATS_ENABLED": "0"}
+    return {"env": os.environ | given | {name: str(value) for name, value in environment.items()}, "cwd": code}
+
+
+def run(*words: object, code: int = 0, **environment: object) -> str:
+    asked = settings(**environment)
+    ended = subprocess.run(command(*words), capture_output=True, text=True, timeout=240, check=False, **asked)
+    assert ended.returncode == code, ended.stderr[-4000:]
+    assert "Traceback" not in ended.stdout + ended.stderr
+    return ended.stdout + ended.stderr
+
+
+def attack(folder: Path, net: Path, out: Path) -> list[object]:
+    return ["attack", folder, "--model", net, "--out", out, "--attack", "planted", "--no-png"]
+
+
+def rows(out: Path) -> dict[str, Any]:
+    found = list(read_rows(out))
+    assert len({row["name"] for row in found}) == len(found)
+    return {row["name"]: row for row in found}
+
+
+def test_an_image_that_kills_its_worker_is_recorded_and_no_other_suffers(
+    many: Path, trained: Path, tmp_path: Path
+) -> None:
+    run(*attack(many, trained, tmp_path / "whole"))
+    asks_for(many / "10-fault.png", 1)
+    asks_for(many / "20-fail.png", 2)
+    asks_for(many / "99-exit.png", 3)  # in a shard of its own but for the one before
+    run(*attack(many, trained, tmp_path / "out"))
+    found = rows(tmp_path / "out")
+    bad = {name: found.pop(name) for name in list(found) if "-" in name}
+    assert found == rows(tmp_path / "whole")
+    assert {name: row["status"] for name, row in bad.items()} == dict.fromkeys(bad, "failed")
+    assert bad["20-fail.png"]["reason"] == "the attack 'planted' cannot work on this: the planted fault"
+    assert {bad[name]["reason"] for name in ("10-fault.png", "99-exit.png")} == {"it killed its worker 2 times"}
+    assert not (tmp_path / "out" / "pieces").exists()
+
+
+def test_a_net_or_attack_that_fails_at_everything_is_said_at_once(trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "faces").mkdir()
+    for i in range(200):
+        asks_for(tmp_path / "faces" / f"{i:03}.png", 2)
+    said = run(*attack(tmp_path / "faces", trained, tmp_path / "out"), code=1, SHARD=64)
+    assert "images failed, as in: the attack 'planted' cannot work on this: the planted fault" in said
+    assert len(parts(tmp_path / "out")) < 4
+
+
+def test_killed_at_five_random_moments_and_resumed_the_table_is_the_same(
+    many: Path, trained: Path, tmp_path: Path
+) -> None:
+    run(*attack(many, trained, tmp_path / "whole"))
+    out, rng = tmp_path / "out", random.Random(0)
+    words, kept = attack(many, trained, out), {}
+    for _ in range(5):
+        wanted = len(parts(out)) + rng.randint(0, 2)
+        with subprocess.Popen(
+            command(*words), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **settings(MILLISECONDS=100)
+        ) as driver:
+            deadline = time.monotonic() + 120
+            while len(parts(out)) < wanted and driver.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.02)
+            time.sleep(rng.random())
+            driver.kill()
+        assert {part: part.stat().st_mtime_ns for part in kept} == kept  # what was finished is not done again
+        kept = {part: part.stat().st_mtime_ns for part in parts(out)}
+        if (out / "attack.json").exists():
+            words = ["attack", "--resume", out]
+    assert len(kept) < 12, "the run was over before the last kill"
+    run(*words)
+    assert {part: part.stat().st_mtime_ns for part in kept} == kept
+    assert [pq.read_table(part) for part in parts(out)] == [pq.read_table(part) for part in parts(tmp_path / "whole")]
+
+
+def test_a_worker_that_is_killed_takes_no_image_with_it(many: Path, trained: Path, tmp_path: Path) -> None:
+    run(*attack(many, trained, tmp_path / "whole"))
+    (tmp_path / "spy").mkdir()
+    with subprocess.Popen(
+        command(*attack(many, trained, tmp_path / "out")),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        **settings(MILLISECONDS=100, SPY=tmp_path / "spy"),
+    ) as driver:
+        deadline = time.monotonic() + 120
+        while not list((tmp_path / "spy").iterdir()) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        victim = int(next((tmp_path / "spy").iterdir()).name)
+        os.kill(victim, signal.SIGKILL)
+        _, said = driver.communicate(timeout=240)
+    assert driver.returncode == 0, said
+    assert rows(tmp_path / "out") == rows(tmp_path / "whole")
+    assert len(list((tmp_path / "spy").iterdir())) > 2, "no worker took the place of the one that was killed"
+
+
+def test_a_node_that_is_lost_takes_no_image_with_it(many: Path, trained: Path, tmp_path: Path) -> None:
+    run(*attack(many, trained, tmp_path / "whole"))
+    said = run(*attack(many, trained, tmp_path / "out"), LOSE_A_NODE=1, MILLISECONDS=200)
+    assert "killed after" in said
+    assert rows(tmp_path / "out") == rows(tmp_path / "whole")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Any:
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=600k", "none", place], capture_output=True, text=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"no file system can be mounted here: {mounted.stderr.strip()}")
+    yield place
+    subprocess.run(["umount", place], check=True)
+
+
+def test_a_full_disk_is_one_sentence_and_the_run_goes_on_once_there_is_room(
+    many: Path, trained: Path, tmp_path: Path, small_disk: Path
+) -> None:
+    run(*attack(many, trained, tmp_path / "whole"))
+    out = small_disk / "out"
+    (small_disk / "ballast").write_bytes(bytes(430_000))
+    said = run(*attack(many, trained, out), code=1)
+    assert "No space left on device" in said
+    assert f"go on with: dxray attack --resume '{out}'" in said
+    kept = {part: part.stat().st_mtime_ns for part in parts(out)}
+    assert 0 < len(kept) < 12
+    assert all(pq.read_table(part).num_rows == 4 for part in kept)
+    (small_disk / "ballast").unlink()
+    run("attack", "--resume", out)
+    assert {part: part.stat().st_mtime_ns for part in kept} == kept
+    assert rows(out) == rows(tmp_path / "whole")
