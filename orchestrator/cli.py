@@ -18,6 +18,9 @@ EXAMPLES = {
     "attack": "dxray attack faces/ --model runs/sweep --out runs/attack",
     "predict": "dxray predict face.png other.jpg --model runs/sweep",
     "verify": "dxray verify runs/attack",
+    "show": "dxray show runs/attack --where 'l2 > 0.5'",
+    "export": "dxray export runs/attack --where 'l2 > 0.5'",
+    "compact": "dxray compact runs/attack",
     "doctor": "dxray doctor runs/sweep --cell 3",
     "demo": "dxray demo --out runs/demo",
 }
@@ -69,6 +72,9 @@ def parser() -> argparse.ArgumentParser:
     )
     _predict_parser(_verb(verbs, "predict", _predict, "say the class of images, and how sure the net is"))
     _verify_parser(_verb(verbs, "verify", _verify, "re-read every saved image of an attack and count what still fools"))
+    _show_parser(_verb(verbs, "show", _show, "say what came of an attack, and draw its hardest and easiest images"))
+    _export_parser(_verb(verbs, "export", _export, "write the images of an attack as PNG files, where it did not"))
+    _compact_parser(_verb(verbs, "compact", _compact, "merge the many small parts of a finished attack into few"))
     _doctor_parser(_verb(verbs, "doctor", _doctor, "say what is wrong with a training, and what to do about it"))
     _demo_parser(_verb(verbs, "demo", _demo, "the whole story on synthetic faces, in a few minutes"))
     return top
@@ -186,6 +192,33 @@ def _verify_parser(made: argparse.ArgumentParser) -> None:
     _alone_options(made, "verified.parquet")
     made.add_argument("run_folder", type=Path, metavar="DIR", help="the folder of an attack")
     made.add_argument("--model", metavar="DIR", help="another net of the same input: do the images fool it too?")
+
+
+def _show_parser(made: argparse.ArgumentParser) -> None:
+    _chosen_options(made)
+    made.add_argument("--count", type=_whole, default=6, metavar="N", help="hardest, easiest and slowest images (6)")
+    made.add_argument("--out", type=Path, metavar="FOLDER", help="for the contact sheet (DIR)")
+
+
+def _export_parser(made: argparse.ArgumentParser) -> None:
+    _chosen_options(made)
+    made.add_argument("--out", type=Path, metavar="FOLDER", help="for the triples (DIR)")
+
+
+def _compact_parser(made: argparse.ArgumentParser) -> None:
+    made.add_argument("run_folder", type=Path, metavar="DIR", help="the folder of a finished attack")
+    for option in ("--out", "--address"):
+        made.add_argument(
+            option, help="taken so that all verbs can be called alike; this one works in DIR, without Ray"
+        )
+
+
+def _chosen_options(made: argparse.ArgumentParser) -> None:
+    made.add_argument("run_folder", type=Path, metavar="DIR", help="the folder of an attack, which may still run")
+    made.add_argument(
+        "--where", metavar="EXPR", help="only these images: \"status == 'fooled' and (l2 > 0.5 or 'smith' in name)\""
+    )
+    made.add_argument("--address", help="taken so that all verbs can be called alike; this one works here, without Ray")
 
 
 def _doctor_parser(made: argparse.ArgumentParser) -> None:
@@ -382,6 +415,37 @@ def _verify(options: argparse.Namespace, console: Console) -> int:
     show_verified(result, console)
     console.result(result)
     return 0 if result["success"] else 1
+
+
+def _show(options: argparse.Namespace, console: Console) -> int:
+    from orchestrator.report import show_run
+    from orchestrator.show import show
+
+    result = show(options.run_folder, where=options.where, count=options.count, out=options.out)
+    show_run(result, console)
+    console.result(result)
+    return 0
+
+
+def _export(options: argparse.Namespace, console: Console) -> int:
+    from orchestrator.export import export
+
+    result = export(options.run_folder, console, where=options.where, out=options.out)
+    console.say(
+        f"{result['triples']:,} triples in {result['out']}: {result['written']:,} files written, "
+        f"{result['kept']:,} were there already"
+    )
+    console.result(result)
+    return 0
+
+
+def _compact(options: argparse.Namespace, console: Console) -> int:
+    from orchestrator.compact import compact
+
+    result = compact(options.run_folder, console)
+    console.say(f"{result['rows']:,} images, {result['parts_before']:,} parts before, {result['parts']:,} now")
+    console.result(result)
+    return 0
 
 
 def _doctor(options: argparse.Namespace, console: Console) -> int:

@@ -10,7 +10,8 @@ from orchestrator.batch_attack import AttackConfig, attack
 from orchestrator.console import Console
 from orchestrator.errors import UserError
 from orchestrator.ray_session import connected
-from orchestrator.report import contact_sheet, show_attack, show_verified
+from orchestrator.report import show_attack, show_verified
+from orchestrator.show import show
 from orchestrator.store import writable_folder, write_bytes
 from orchestrator.sweep import SweepConfig, sweep
 from orchestrator.trial_table import show_table
@@ -51,8 +52,7 @@ def demo(out: Path, console: Console, *, seed: int = 0, address: str | None = No
     verified = verify(out / "attack", console)
     show_verified(verified, console)
 
-    sheet = out / "contact_sheet.png"
-    contact_sheet(out / "attack", sheet, faces.classes)
+    sheet = show(out / "attack", out=out)["contact_sheet"]
     best = swept["best_trial"]
     distance = attacked["distances"]["l2"]
     console.say()
@@ -69,8 +69,9 @@ def demo(out: Path, console: Console, *, seed: int = 0, address: str | None = No
             ["seconds", f"{time.perf_counter() - started:.0f}"],
         ],
     )
-    console.say(f"the picture: {sheet}")
-    return {"out": str(out), "sweep": swept, "attack": attacked, "verified": verified, "contact_sheet": str(sheet)}
+    if sheet:
+        console.say(f"the picture: {sheet}")
+    return {"out": str(out), "sweep": swept, "attack": attacked, "verified": verified, "contact_sheet": sheet}
 
 
 def _folder_of_faces(faces: Faces, folder: Path) -> Path:

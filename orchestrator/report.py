@@ -12,11 +12,49 @@ from PIL import Image, ImageDraw, ImageFont
 
 from orchestrator.console import Console
 from orchestrator.errors import UserError
-from orchestrator.store import TRIPLE, read_rows, write_bytes
+from orchestrator.store import TRIPLE, write_bytes
+
+TITLE = 28  # pixels of a band's title in a contact sheet
+DIGITS = {"l2": 4, "linf": 4, "l1": 3, "l0": 0}  # of each distance, in a table
 
 
 def show_attack(result: Mapping[str, Any], console: Console) -> None:
     """Counts by status and the distances of those that fool."""
+    _show_summary(result, console)
+    right = result["right"]
+    share = f"{result['fooled_share']:.1%}" if right else "none"
+    speed = f", {result['images_per_second']:.0f} images/s" if result.get("images_per_second") else ""
+    console.say(
+        f"of {right:,} faces that the net had right, {result['counts']['fooled']:,} are fooled ({share}){speed}"
+    )
+    console.say(f"results in {result['out']}; check the saved files with: dxray verify '{result['out']}'")
+
+
+def show_run(result: Mapping[str, Any], console: Console) -> None:
+    """The same of a run, or of a part of it, and which images were hard, easy and slow."""
+    _show_summary(result, console)
+    titles = {
+        "hardest": f"hardest: missed, or fooled by the largest {result['norm']}",
+        "easiest": f"easiest: fooled by the smallest {result['norm']}",
+        "slowest": "slowest: the most gradients",
+    }
+    for which, title in titles.items():
+        rows = [
+            [row["name"], row["status"], *(f"{row[norm]:.{n}f}" for norm, n in DIGITS.items()), row["gradients"]]
+            for row in result[which]
+        ]
+        if rows:
+            console.table(title, ["name", "status", *DIGITS, "gradients"], rows)
+    if not result["finished"]:
+        console.say(
+            f"the run is not finished: it was asked for {result['expected']:,} images; "
+            f"if it does not run now, go on with: dxray attack --resume '{result['out']}'"
+        )
+    picture = result["contact_sheet"]
+    console.say(f"the picture: {picture}" if picture else "no image was fooled or missed, so there is nothing to draw")
+
+
+def _show_summary(result: Mapping[str, Any], console: Console) -> None:
     meaning = {
         "fooled": "the saved image fools the net",
         "missed": "the attack found nothing",
@@ -27,10 +65,9 @@ def show_attack(result: Mapping[str, Any], console: Console) -> None:
     }
     counts = [[name, f"{n:,}", meaning[name]] for name, n in result["counts"].items() if n or name == "fooled"]
     console.table(f"{result['inputs']:,} images", ["status", "images", "meaning"], counts)
-    shown = {"l2": 4, "linf": 4, "l1": 3, "l0": 0}
     rows = [
         [name, *(f"{values[q]:.{digits}f}" for q in ("min", "q10", "median", "q90", "max", "mean"))]
-        for name, digits in shown.items()
+        for name, digits in DIGITS.items()
         if (values := result["distances"].get(name))
     ]
     if rows:
@@ -38,13 +75,6 @@ def show_attack(result: Mapping[str, Any], console: Console) -> None:
         console.table("size of DX on the saved images (pixels in [0, 1])", header, rows)
     for reason, count in result["reasons"].items():
         console.say(f"unreadable or failed: {count:,}: {reason}")
-    right = result["right"]
-    share = f"{result['fooled_share']:.1%}" if right else "none"
-    speed = f", {result['images_per_second']:.0f} images/s" if result.get("images_per_second") else ""
-    console.say(
-        f"of {right:,} faces that the net had right, {result['counts']['fooled']:,} are fooled ({share}){speed}"
-    )
-    console.say(f"results in {result['out']}; check the saved files with: dxray verify '{result['out']}'")
 
 
 def show_verified(result: Mapping[str, Any], console: Console) -> None:
@@ -65,29 +95,25 @@ def show_verified(result: Mapping[str, Any], console: Console) -> None:
             console.say(f"... and {len(result['failed']) - 10:,} more")
 
 
-def contact_sheet(run: Path, target: Path, classes: Sequence[str], *, triples: int = 12, columns: int = 3) -> int:
-    """Draw up to `triples` fooled faces of a run, evenly spread from the smallest L2 to the largest; returns how many.
-
-    Raises:
-        UserError: nothing was fooled, so there is nothing to draw.
-    """
-    wanted = ["name", "status", "label", "l2", "predicted_after", "probability_before", "probability_after", *TRIPLE]
-    fooled = sorted(
-        (row for row in read_rows(run, wanted) if row["status"] == "fooled"), key=lambda row: (row["l2"], row["name"])
-    )
-    if not fooled:
-        raise UserError(f"'{run}' holds no image that fools, so there is nothing to draw")
-    step = max(1.0, (len(fooled) - 1) / max(1, triples - 1))
-    chosen = [fooled[round(i * step)] for i in range(min(triples, len(fooled)))]
-    tiles = [_tile(row, classes) for row in chosen]
-    width, height = tiles[0].size
-    sheet = Image.new("RGB", (width * min(columns, len(tiles)), height * -(-len(tiles) // columns)), "white")
-    for i, tile in enumerate(tiles):
-        sheet.paste(tile, (i % columns * width, i // columns * height))
+def contact_sheet(
+    bands: Mapping[str, Sequence[Mapping[str, Any]]], target: Path, classes: Sequence[str], *, columns: int = 3
+) -> None:
+    """Draw the triples of each band of rows below the band's title, as one PNG file."""
+    tiles = {title: [_tile(row, classes) for row in rows] for title, rows in bands.items()}
+    width, height = next(tile for band in tiles.values() for tile in band).size
+    heights = {title: TITLE + height * -(-len(band) // columns) for title, band in tiles.items()}
+    widest = min(columns, max(map(len, tiles.values())))
+    sheet = Image.new("RGB", (width * widest, sum(heights.values())), "white")
+    pen = ImageDraw.Draw(sheet)
+    top = 0
+    for title, band in tiles.items():
+        pen.text((6, top + 4), title, fill="black", font=ImageFont.load_default(size=16))
+        for i, tile in enumerate(band):
+            sheet.paste(tile, (i % columns * width, top + TITLE + i // columns * height))
+        top += heights[title]
     buffer = io.BytesIO()
     sheet.save(buffer, "PNG")
     write_bytes(target, buffer.getvalue())
-    return len(tiles)
 
 
 def _tile(row: Mapping[str, Any], classes: Sequence[str], *, side: int = 120, gap: int = 6) -> Image.Image:

@@ -58,6 +58,9 @@ IMAGES = pa.schema(
 
 TRIPLE = ("original", "modified", "amplified")
 
+# Beside `images/` while a compaction replaces it: the new set, and the old one.
+MERGED, REPLACED = ".images.merged", ".images.replaced"
+
 
 def _hugging_face(schema: pa.Schema) -> pa.Schema:
     """The schema with the note by which Hugging Face `datasets` knows which columns are images."""
@@ -82,12 +85,16 @@ def write_records(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     write_table(path, pa.Table.from_pylist(list(rows)))
 
 
-def write_table(path: Path, table: pa.Table) -> None:
-    """One Parquet file, whole or not at all."""
+def write_table(path: Path, table: pa.Table, *, group_rows: int | None = None) -> None:
+    """One Parquet file, whole or not at all; `group_rows`: what is read at once by who wants a single image."""
     # PNG bytes do not shrink further, and no two are alike; the few numbers do, and are.
     squeeze = {leaf: "NONE" if leaf.endswith(".bytes") else "ZSTD" for leaf in _leaves(table.schema)}
+    plain = [leaf for leaf, how in squeeze.items() if how == "ZSTD"]
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression=squeeze, use_dictionary=[n for n, how in squeeze.items() if how == "ZSTD"])
+    # The smallest and largest PNG of a group help nobody to skip it, and would be in every reader's way.
+    pq.write_table(
+        table, sink, compression=squeeze, use_dictionary=plain, write_statistics=plain, row_group_size=group_rows
+    )
     write_bytes(path, sink.getvalue())
 
 
@@ -170,14 +177,27 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def parts(directory: Path) -> list[Path]:
     """The finished parts below a run's folder, in order."""
-    return sorted((directory / "images").glob("part-*.parquet"))
+    images = directory / "images"
+    if not images.exists():
+        images = directory / REPLACED  # a compaction was killed between its two renames
+    return sorted(images.glob("part-*.parquet"))
+
+
+def settle(run: Path) -> None:
+    """Undo what a killed compaction left; for who holds the run's lock."""
+    if (run / REPLACED).exists() and not (run / "images").exists():
+        (run / REPLACED).rename(run / "images")
+    for leftover in (MERGED, REPLACED):
+        shutil.rmtree(run / leftover, ignore_errors=True)
 
 
 def read_tables(directory: Path, columns: Iterable[str] | None = None) -> Iterator[pa.Table]:
-    """The rows of a run, part by part, so that memory holds one part at a time."""
+    """The rows of a run in the order of its parts, a row group at a time: a few thousand, however large a part is."""
     names = list(columns) if columns else None
     for part in parts(directory):
-        yield pq.read_table(part, columns=names)
+        with pq.ParquetFile(part) as file:
+            for group in range(file.num_row_groups):
+                yield file.read_row_group(group, columns=names)
 
 
 def read_rows(directory: Path, columns: Iterable[str] | None = None) -> Iterator[dict[str, Any]]:
@@ -205,6 +225,8 @@ def writable_folder(path: Path, purpose: str) -> Path:
 def locked(out: Path, *, patience: float = 0.0) -> Iterator[None]:
     """One process at a time works in a folder; the kernel frees the lock of one that dies.
 
+    Whoever has it finds `images/` in place, even where a compaction was killed.
+
     Raises:
         UserError: another process has held it for `patience` seconds.
     """
@@ -221,4 +243,5 @@ def locked(out: Path, *, patience: float = 0.0) -> Iterator[None]:
                 raise UserError(
                     f"another dxray process works on '{out}' now; wait for it or choose another --out"
                 ) from None
+        settle(out)
         yield

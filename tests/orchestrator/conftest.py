@@ -1,12 +1,17 @@
-"""The command line as a function, and rows of a sweep's table without a training behind them."""
+"""The command line as a function, and what runs leave on disk without a training or an attack behind it."""
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
+from models.images import encode_png
 from orchestrator.cli import main
 from orchestrator.grid import Grid, cells
+from orchestrator.store import TRIPLE, write_json, write_part
 from orchestrator.trials import pending_row, trial_row
 
 Row = dict[str, Any]
@@ -64,3 +69,54 @@ def rows(result: Callable[..., Row]) -> Callable[..., list[Row]]:
         return found
 
     return made
+
+
+@pytest.fixture
+def attacked(tmp_path: Path, rng: np.random.Generator) -> Callable[..., Path]:
+    """The folder of an attack on `images` faces in parts of `per_part`, as if it had been attacked without PNG files.
+
+    Face i has an L2 of i / 100 and took i gradients; every tenth was missed, every seventh could not be read.
+    """
+
+    def made(images: int = 30, per_part: int = 4, *, finished: bool = True, options: Row | None = None) -> Path:
+        run = tmp_path / "lr=0.1" / "run"  # such a folder is no partition of the data
+        rows = [_attacked_row(i, rng) for i in range(images)]
+        for part, first in enumerate(range(0, images, per_part)):
+            write_part(run / "images" / f"part-{part:05d}.parquet", rows[first : first + per_part])
+        record = {"inputs": images, "classes": ["male", "female"], "config": {"options": options or {}, "png": False}}
+        write_json(run / "attack.json", record | ({"counts": {"fooled": 1}} if finished else {}))
+        return run
+
+    return made
+
+
+@pytest.fixture
+def spoil_images() -> Callable[[Path], None]:
+    """Makes the image columns of a part unreadable, so that who opens them fails; all others stay whole."""
+
+    def spoil(part: Path) -> None:
+        groups = pq.read_metadata(part)
+        content = bytearray(part.read_bytes())
+        for group in map(groups.row_group, range(groups.num_row_groups)):
+            for chunk in map(group.column, range(group.num_columns)):
+                if chunk.path_in_schema.endswith(".bytes"):
+                    first = chunk.dictionary_page_offset or chunk.data_page_offset
+                    content[first : first + chunk.total_compressed_size] = b"\xff" * chunk.total_compressed_size
+        part.write_bytes(content)
+        with pytest.raises(OSError, match="page header"):
+            pq.read_table(part, partitioning=None)
+
+    return spoil
+
+
+def _attacked_row(i: int, rng: np.random.Generator) -> Row:
+    row: Row = {"name": f"sub/face{i:04d}.jpg", "label": i % 2, "label_known": True, "input_sha256": f"{i:064x}"}
+    if i % 7 == 3:
+        return row | {"status": "unreadable", "reason": "it is empty" if i % 2 else "it is truncated", "label": None}
+    row |= {"status": "missed" if i % 10 == 0 else "fooled", "predicted_before": i % 2, "predicted_after": 1 - i % 2}
+    row |= {"probability_before": 0.9, "probability_after": 0.6, "gradients": i, "forwards": 1}
+    row |= {"l0": i, "l1": i / 10, "l2": i / 100, "linf": 1 / (i + 1)}
+    for which, short in zip(TRIPLE, ("ori", "mod", "amp"), strict=True):
+        png = encode_png(rng.integers(0, 256, (1, 48, 48)).astype("uint8"))
+        row[which] = {"bytes": png, "path": f"triples/sub/adv_face{i:04d}_{short}.png"}
+    return row

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -41,7 +42,7 @@ def test_help_has_an_example_that_the_parser_accepts(verb: str, capsys: pytest.C
     assert f"example: {EXAMPLES[verb]}" in said
     for option in ("--seed", "--json", "--out", "--address"):
         assert option in said
-    parser().parse_args(EXAMPLES[verb].split()[1:])
+    parser().parse_args(shlex.split(EXAMPLES[verb])[1:])
 
 
 def test_help_needs_neither_torch_nor_ray() -> None:

@@ -39,6 +39,16 @@ def test_every_column_says_what_it_holds(tmp_path: Path, rng: Any) -> None:
     assert features["modified"] == {"_type": "Image"}
 
 
+def test_readers_skip_groups_by_the_figures_and_are_not_shown_images(tmp_path: Path, rng: Any) -> None:
+    path = tmp_path / "part.parquet"
+    store.write_part(path, [a_row(rng), a_row(rng, "other.png")])
+    group = pq.read_metadata(path).row_group(0)
+    columns = {chunk.path_in_schema: chunk for chunk in map(group.column, range(group.num_columns))}
+    assert columns["name"].statistics.max == "other.png"
+    for which in store.TRIPLE:
+        assert columns[f"{which}.bytes"].statistics is None
+
+
 def test_hugging_face_datasets_opens_the_images(tmp_path: Path, rng: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     datasets = pytest.importorskip("datasets", reason="the extra dxray[hf] is not installed")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
