@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
@@ -29,15 +28,14 @@ from orchestrator.errors import FULL, Interrupted, UserError
 from orchestrator.inputs import Input, absolute, list_inputs
 from orchestrator.listing import difference, fresh, write_list
 from orchestrator.ray_session import connected, gpus
+from orchestrator.rows import CONFIG
 from orchestrator.shards import STAGES, Job
-from orchestrator.store import locked, read_json, read_rows, read_tables, writable_folder, write_bytes, write_json
+from orchestrator.store import locked, read_json, read_rows, writable_folder, write_bytes, write_json
+from orchestrator.summary import STATUSES, summarise
 
 FORMAT = "dxray attack 2"
-CONFIG = "attack.json"
-STATUSES = ("fooled", "missed", "already_wrong", "is_target", "unreadable", "failed")
 CHECKED = 32  # images that the net is looked at with before the run
 PNG_LIMIT = 10_000  # a folder of more triples than that is slow for every tool; the parts hold them all the same
-REASONS = 20  # of images that could not be read that are told of, the most frequent
 
 
 @dataclass
@@ -173,31 +171,6 @@ def _go_on(
     if record.get("compacted"):  # its parts are no longer those of its shards; it was finished before
         return summarise(out) | {"out": str(out)}
     return _run(record, card, out, console, address, gpus_per_worker)
-
-
-def summarise(out: Path) -> dict[str, Any]:
-    """Counts by status, how many of the faces that the net had right were fooled, and quantiles of the distances."""
-    counts: Counter[str] = Counter()
-    reasons: Counter[str] = Counter()
-    distances: dict[str, list[np.ndarray]] = {"l0": [], "l1": [], "l2": [], "linf": []}
-    gradients = 0
-    for rows in read_tables(out, ["status", "reason", "gradients", *distances]):
-        counts.update(rows["status"].to_pylist())
-        reasons.update(rows.filter(pc.is_valid(rows["reason"]))["reason"].to_pylist())
-        fooled = rows.filter(pc.equal(rows["status"], "fooled"))
-        for name, values in distances.items():
-            values.append(fooled[name].to_numpy().astype(np.float32))  # 16 bytes an image are all that stays
-        gradients += pc.sum(rows["gradients"]).as_py() or 0
-    right = counts["fooled"] + counts["missed"]
-    return {
-        "inputs": counts.total(),
-        "counts": {status: counts[status] for status in STATUSES},
-        "reasons": dict(reasons.most_common(REASONS)),
-        "right": right,
-        "fooled_share": counts["fooled"] / right if right else None,
-        "distances": {name: _quantiles(np.concatenate(values)) for name, values in distances.items() if values},
-        "gradients_per_image": gradients / right if right else None,
-    }
 
 
 def _run(
@@ -342,15 +315,6 @@ def _told(versions: dict[str, str]) -> str:
 
 def _resume(out: Path) -> str:
     return f"dxray attack --resume '{out}'"
-
-
-def _quantiles(values: np.ndarray) -> dict[str, float] | None:
-    """Mean, and the quantiles that a person asks for."""
-    if not len(values):
-        return None
-    shares = {"min": 0.0, "q10": 0.1, "median": 0.5, "q90": 0.9, "max": 1.0}
-    found = np.quantile(values, list(shares.values()))
-    return dict(zip(shares, map(float, found), strict=True)) | {"mean": float(np.mean(values, dtype=np.float64))}
 
 
 def _check_options(config: AttackConfig, card: ModelCard) -> None:

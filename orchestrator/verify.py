@@ -10,9 +10,9 @@ from models.checkpoint import ModelCard
 from models.images import UnreadableImage
 from models.predict import Prediction, predict
 from models.victim import load_victim
-from orchestrator.batch_attack import CONFIG
 from orchestrator.console import Console
 from orchestrator.errors import UserError
+from orchestrator.rows import CONFIG
 from orchestrator.store import parts, read_json, read_rows, writable_folder, write_records
 
 STILL_FOOLS = "still fools"

@@ -61,7 +61,7 @@ def test_tables_and_files_may_stand_side_by_side(tmp_path: Path, pictures: np.nd
     for i in range(2):
         pq.write_table(pa.table({"image": [pictures[i].tobytes()]}), tmp_path / f"{i}.parquet")
     (tmp_path / "2.png").write_bytes(encode_png(pictures[2]))
-    places = [f"parquet:{tmp_path / '0.parquet'}", f"parquet:{tmp_path / '1.parquet'}", tmp_path / "2.png"]
+    places: list[Any] = [f"parquet:{tmp_path / '0.parquet'}", f"parquet:{tmp_path / '1.parquet'}", tmp_path / "2.png"]
     items = list(list_inputs(places, classes=CARD.classes))
     assert same(list(contents(items, CARD)), pictures[:3])
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rays import own_ray, two_nodes
+from rays import own_ray, two_nodes  # type: ignore[import-not-found]  # beside this script
 from torch import Tensor, nn
 
 from attacks import ATTACKS

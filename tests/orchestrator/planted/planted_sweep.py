@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rays import own_ray, two_nodes
+from rays import own_ray, two_nodes  # type: ignore[import-not-found]  # beside this script
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
