@@ -11,6 +11,7 @@ from attacks.norms import l0, l1, l2, linf
 from attacks.query import Query, margin
 
 WINDOW, SIGMA = 11, 1.5  # SSIM's window in pixels and its standard deviation, as in the paper
+SCORED = 256  # images whose SSIM is in memory at a time, in float64
 LUMINANCE, CONTRAST = 0.01**2, 0.03**2  # its stabilisers for the range [0, 1]
 
 
@@ -98,22 +99,36 @@ def ssim(clean: Tensor, changed: Tensor) -> Tensor:
     A Gaussian window of 11 x 11 pixels, sigma 1.5, only where it lies inside the image; channels and places averaged.
     An image smaller than 11 pixels has a window as large as its smaller side, odd or not.
     """
-    channels, height, width = clean.shape[1:]
+    height, width = clean.shape[2:]
     side = min(WINDOW, height, width)
     place = torch.arange(side, dtype=torch.float64) - (side - 1) / 2
     bell = (-place.square() / (2 * SIGMA**2)).exp()
-    window = torch.outer(bell, bell) / bell.sum() ** 2
-    kernel = window.expand(channels, 1, side, side)
+    down, across = _sliding(bell / bell.sum(), height), _sliding(bell / bell.sum(), width).T
+    some = zip(clean.split(SCORED), changed.split(SCORED), strict=True)
+    return torch.cat([_similarity(x.double(), y.double(), down, across) for x, y in some])
 
+
+def _similarity(x: Tensor, y: Tensor, down: Tensor, across: Tensor) -> Tensor:
     def mean(values: Tensor) -> Tensor:
-        return nn.functional.conv2d(values, kernel, groups=channels)
+        # The window is the product of a column and a row; a matrix for each image, so that none rounds by another.
+        images = values.flatten(0, 1)
+        return down.expand(len(images), -1, -1).bmm(images).bmm(across.expand(len(images), -1, -1))
 
-    x, y = clean.double(), changed.double()
     mean_x, mean_y = mean(x), mean(y)
     var_x, var_y = mean(x * x) - mean_x**2, mean(y * y) - mean_y**2
     covariance = mean(x * y) - mean_x * mean_y
     similar = (2 * mean_x * mean_y + LUMINANCE) * (2 * covariance + CONTRAST)
-    return (similar / ((mean_x**2 + mean_y**2 + LUMINANCE) * (var_x + var_y + CONTRAST))).flatten(1).mean(dim=1)
+    similar /= (mean_x**2 + mean_y**2 + LUMINANCE) * (var_x + var_y + CONTRAST)
+    return similar.view(len(x), -1).mean(dim=1)
+
+
+def _sliding(window: Tensor, length: int) -> Tensor:
+    """The matrix (places, length) whose rows are the window at each place inside that length."""
+    places = length - len(window) + 1
+    matrix = torch.zeros(places, length, dtype=window.dtype)
+    for place in range(places):
+        matrix[place, place : place + len(window)] = window
+    return matrix
 
 
 def amplify(original: Tensor, modified: Tensor, gain: int = 50) -> Tensor:

@@ -212,7 +212,7 @@ def _run(
         )
         if left:
             crew.warm_up()
-        started = time.perf_counter()
+        started, since = time.perf_counter(), time.time()
         counts: Counter[str] = Counter()
         try:
             with console.bar("attacking", left, "images") as bar:
@@ -237,9 +237,9 @@ def _run(
     return summary | {
         "out": str(out),
         "seconds": seconds,
-        "started_after": started - asked,
         "images_per_second": left / seconds if left else None,
-        "stages": stage_seconds(out),
+        "ray_seconds": started - asked,
+        **_timing(out, since),
     }
 
 
@@ -253,13 +253,15 @@ def _findings(net: torch.nn.Module, card: ModelCard, inputs: Sequence[Input]) ->
     return check(net, from_levels(torch.from_numpy(np.stack([pixels for pixels, _ in seen]))), labels)
 
 
-def stage_seconds(out: Path) -> dict[str, float]:
-    """Seconds of all workers together at each stage of their shards, as far as `timing/` tells."""
-    total: Counter[str] = Counter()
+def _timing(out: Path, since: float) -> dict[str, Any]:
+    """Of the shards begun `since` then: how long the first took to begin, and seconds of all workers at each stage."""
+    began, stages = [], dict.fromkeys(STAGES, 0.0)
     for file in (out / "timing").glob("part-*.parquet"):
         row = pq.read_table(file).to_pylist()[0]
-        total.update({stage: row[f"{stage}_s"] for stage in STAGES})
-    return dict(total)
+        if row["began"] >= since:
+            began.append(row["began"])
+            stages = {stage: seconds + row[f"{stage}_s"] for stage, seconds in stages.items()}
+    return {"workers_seconds": min(began) - since if began else None, "stages": stages}
 
 
 def _record(out: Path) -> dict[str, Any]:

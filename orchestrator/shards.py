@@ -69,6 +69,7 @@ def attack_shard(
     """
     torch.set_num_threads(job.threads)  # Ray tells the limit by OMP_NUM_THREADS, which torch read before it was set
     clock = dict.fromkeys(STAGES, 0.0)
+    began = time.time()
     with _timed(clock, "start"):
         net, card = restored(card_bytes, weights)
     with _timed(clock, "decode"):
@@ -85,7 +86,7 @@ def attack_shard(
     with _timed(clock, "store"):
         write_part(piece or part(job.out, index), rows)
     if piece is None:
-        _write_timing(job, index, len(rows), clock)
+        _write_timing(job, index, len(rows), began, clock)
     return Counter(row["status"] for row in rows)
 
 
@@ -242,8 +243,9 @@ def _score(
             row["status"] = "is_target"
 
 
-def _write_timing(job: Job, index: int, count: int, clock: dict[str, float]) -> None:
-    """What differs from run to run stays out of `images/`."""
-    columns = {"part": [index], "images": [count], "worker": [f"{os.uname().nodename}:{os.getpid()}"]}
+def _write_timing(job: Job, index: int, count: int, began: float, clock: dict[str, float]) -> None:
+    """What differs from run to run stays out of `images/`. `began` is in seconds since 1970."""
+    worker = f"{os.uname().nodename}:{os.getpid()}"
+    columns = {"part": [index], "images": [count], "worker": [worker], "began": [began]}
     seconds = {f"{stage}_s": [taken] for stage, taken in clock.items()}
     write_table(job.out / "timing" / f"part-{index:05d}.parquet", pa.table(columns | seconds))
