@@ -3,8 +3,10 @@
 import argparse
 import os
 import re
+import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from textwrap import indent
 from typing import Any
@@ -35,7 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser().parse_args(argv)
     console = Console(as_json=options.json)
     try:
-        return options.run(options, console)
+        with _second_ctrl_c():
+            return options.run(options, console)
     except Interrupted as stopped:
         return _fail(str(stopped), 130)
     except KeyboardInterrupt:
@@ -45,6 +48,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except _expected() as wrong:
         return _fail(str(wrong), 1)
+
+
+@contextmanager
+def _second_ctrl_c() -> Iterator[None]:
+    """The first Ctrl-C ends the work in an orderly way, which takes a second or two; the next ends it at once."""
+    usual = signal.getsignal(signal.SIGINT)
+    if usual is not signal.default_int_handler:
+        yield
+        return
+
+    def second(*_: Any) -> None:
+        os._exit(_fail("stopped at once by a second Ctrl-C; what was finished before is kept", 130))
+
+    def first(*_: Any) -> None:
+        signal.signal(signal.SIGINT, second)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, first)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, usual)
 
 
 def _expected() -> tuple[type[Exception], ...]:

@@ -123,6 +123,25 @@ def test_killed_at_five_random_moments_and_resumed_the_table_is_the_same(
     assert [pq.read_table(part) for part in parts(out)] == [pq.read_table(part) for part in parts(tmp_path / "whole")]
 
 
+def test_a_second_ctrl_c_ends_it_at_once(many: Path, trained: Path, tmp_path: Path) -> None:
+    """Between the two a worker is in the middle of a shard of a minute."""
+    (tmp_path / "spy").mkdir()
+    slow = settings(MILLISECONDS=15_000, SPY=tmp_path / "spy")
+    words = command(*attack(many, trained, tmp_path / "out"))
+    with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, **slow) as driver:
+        deadline = time.monotonic() + 120
+        while len(list((tmp_path / "spy").iterdir())) < 2 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert driver.stderr
+        driver.send_signal(signal.SIGINT)
+        time.sleep(0.2)
+        driver.send_signal(signal.SIGINT)
+        _, said = driver.communicate(timeout=30)
+    assert driver.returncode == 130
+    assert "Traceback" not in said
+    assert "Ctrl-C" in said
+
+
 def test_a_worker_that_is_killed_takes_no_image_with_it(many: Path, trained: Path, tmp_path: Path) -> None:
     run(*attack(many, trained, tmp_path / "whole"))
     (tmp_path / "spy").mkdir()

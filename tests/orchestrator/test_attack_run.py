@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -223,6 +224,64 @@ class TestWithRay:
             UserError, match=r"inputs of .* have changed since it was started: 'new.png' is new; .*--update"
         ):
             resume(out, console)
+
+    def test_the_same_command_goes_on(self, config: AttackConfig, tmp_path: Path, console: Console) -> None:
+        first = attack(config, tmp_path / "out", console)
+        written = [part.stat().st_mtime_ns for part in store.parts(tmp_path / "out")]
+        again = attack(config, tmp_path / "out", console)
+        assert [part.stat().st_mtime_ns for part in store.parts(tmp_path / "out")] == written
+        assert again["counts"] == first["counts"]
+
+    def test_an_update_attacks_what_is_new_and_nothing_else(
+        self, config: AttackConfig, face_folder: Path, faces: Faces, tmp_path: Path, console: Console
+    ) -> None:
+        out = tmp_path / "out"
+        attack(config, out, console)
+        before, written = list(read_rows(out)), {part: part.stat().st_mtime_ns for part in store.parts(out)}
+        for i in range(20, 25):
+            (face_folder / f"new{i}.png").write_bytes(encode_png(faces.images[i]))
+        result = resume(out, console, update=True)
+        assert {part: part.stat().st_mtime_ns for part in written} == written
+        rows = list(read_rows(out))
+        assert rows[:10] == before
+        assert [row["name"] for row in rows[10:]] == [f"new{i}.png" for i in range(20, 25)]
+        assert result["inputs"] == 15
+        assert resume(out, console, update=True)["inputs"] == 15  # nothing is new
+        attack(config, tmp_path / "whole", console)
+        by_name = {row["name"]: row for row in read_rows(tmp_path / "whole")}
+        assert {row["name"]: row for row in rows} == by_name
+
+    def test_a_stopped_run_is_finished_before_it_is_added_to(
+        self, config: AttackConfig, face_folder: Path, faces: Faces, tmp_path: Path, console: Console
+    ) -> None:
+        out = tmp_path / "out"
+        attack(config, out, console)
+        store.parts(out)[1].unlink()
+        record = store.read_json(out / "attack.json")
+        record.pop("counts")
+        store.write_json(out / "attack.json", record)
+        (face_folder / "new.png").write_bytes(encode_png(faces.images[20]))
+        assert resume(out, console, update=True)["inputs"] == 11
+
+    def test_a_table_is_attacked_as_its_images_would_be(
+        self, config: AttackConfig, face_folder: Path, tmp_path: Path, console: Console
+    ) -> None:
+        attack(config, tmp_path / "files", console)
+        names = sorted(str(path.relative_to(face_folder)) for path in face_folder.rglob("*.png"))
+        images = [(face_folder / name).read_bytes() for name in names]
+        table = pa.table({"name": names, "image": images, "label": [Path(name).parent.name for name in names]})
+        pq.write_table(table, tmp_path / "faces.parquet")
+        config.paths = [f"parquet:{tmp_path / 'faces.parquet'}"]
+        attack(config, tmp_path / "table", console)
+
+        def rows(out: str) -> dict[str, Any]:
+            places = ("original", "modified", "amplified")
+            return {
+                row["name"]: {name: value["bytes"] if name in places else value for name, value in row.items()}
+                for row in read_rows(tmp_path / out)
+            }
+
+        assert rows("table") == rows("files")
 
     def test_two_at_once_are_refused(self, config: AttackConfig, tmp_path: Path, console: Console) -> None:
         with (
