@@ -158,7 +158,37 @@ def test_how_images_are_changed_reaches_the_training(halves: Halves, how: dict[s
     assert not torch.equal(*weights)
 
 
-@pytest.mark.parametrize("how", [{"optimizer": "adamw"}, {"optimizer": "sgd"}, {"average": 0.9}, {"erase": 0.5}])
+def test_the_net_of_the_epoch_judged_best_is_kept_and_of_equals_the_first(halves: Halves) -> None:
+    images, labels = halves(64)
+    seen: list[torch.Tensor] = []
+
+    def judge(net: nn.Module) -> dict[str, Any]:
+        seen.append(next(net.parameters()).detach().clone())
+        return {"score": [0.2, 0.7, 0.7, 0.1][len(seen) - 1], "note": "any figure"}
+
+    net = small_net()
+    history = fit(net, images, labels, epochs=4, judge=judge)
+    assert torch.equal(next(net.parameters()), seen[1])
+    assert not torch.equal(seen[1], seen[2])
+    assert [(row["score"], row["note"]) for row in history][1] == (0.7, "any figure")
+
+
+def judged_by_a_weight(net: nn.Module) -> dict[str, Any]:
+    """A judge that needs no data; whatever it prefers, it prefers it again after a kill."""
+    return {"score": float(next(net.parameters()).detach().sum())}
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"optimizer": "adamw"},
+        {"optimizer": "sgd"},
+        {"average": 0.9},
+        {"erase": 0.5},
+        {"judge": judged_by_a_weight},
+        {"judge": lambda net: {"score": -judged_by_a_weight(net)["score"]}},  # one of the two keeps an early epoch
+    ],
+)
 def test_a_training_that_was_killed_goes_on_to_the_same_weights(
     halves: Halves, tmp_path: Path, how: dict[str, Any]
 ) -> None:
