@@ -12,6 +12,7 @@ from torch import nn
 from models import build
 from models.faces import Faces
 from models.train import Diverged, evaluate, fit, logits_of
+from models.training_state import load_judged
 
 Halves = Callable[[int], tuple[np.ndarray, np.ndarray]]
 
@@ -216,6 +217,16 @@ def test_a_training_that_was_killed_goes_on_to_the_same_weights(
     timing = ("seconds", "images_per_second")
     without = [[{k: v for k, v in row.items() if k not in timing} for row in rows] for rows in (history, expected)]
     assert without[0] == without[1]
+
+
+@pytest.mark.parametrize("how", [{}, {"average": 0.9}, {"judge": lambda net: {"score": 0.0}}])
+def test_the_state_holds_the_net_that_the_training_would_end_with(
+    halves: Halves, tmp_path: Path, how: dict[str, Any]
+) -> None:
+    net, found = small_net(), small_net(seed=9)
+    fit(net, *halves(32), epochs=2, batch_size=16, state=tmp_path / "state", **how)
+    assert [row["epoch"] for row in load_judged(tmp_path / "state", found)] == [1, 2]
+    assert all(torch.equal(a, b) for a, b in zip(net.state_dict().values(), found.state_dict().values(), strict=True))
 
 
 @pytest.mark.parametrize("content", [b"", b"damaged", None])
