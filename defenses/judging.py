@@ -148,7 +148,7 @@ def _figures(white: np.ndarray, transferred: np.ndarray, free: np.ndarray) -> di
     """Of what each attack left right, bool `(N,)`."""
     n = len(white)
     robust = white & transferred & free
-    low, high = _interval(int(robust.sum()), n)
+    low, high = interval(int(robust.sum()), n)
     return {
         "robust_accuracy": float(robust.mean()),
         "low": low,
@@ -167,7 +167,7 @@ def _surely_more(one: np.ndarray, other: np.ndarray) -> bool:
     return more - less > SURE * math.sqrt(more + less)
 
 
-def _interval(count: int, n: int) -> tuple[float, float]:
+def interval(count: int, n: int) -> tuple[float, float]:
     """Wilson's 95 % interval of a share."""
     share, z = count / n, SURE
     middle, half = share + z**2 / (2 * n), z * math.sqrt(share * (1 - share) / n + (z / (2 * n)) ** 2)
