@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import platform
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -19,6 +20,10 @@ from models import MODELS, build
 
 FORMAT = "dxray checkpoint 1"
 WEIGHTS, CARD = "model.safetensors", "model.json"
+
+# The net behind a defence: `defend(net, name, **parameters)`. Defences build on nets, so nets cannot know them: who
+# loads a net that has one gives it.
+Defend = Callable[..., nn.Module]
 
 
 class CheckpointError(ValueError):
@@ -37,6 +42,7 @@ class ModelCard:
         size: height and width in pixels.
         trained: what made the weights: data, seed, epochs, accuracies, recipe.
         versions: of the software that wrote it.
+        defence: where the net is behind one, its `name` and `parameters`; the weights are then those of both.
         sha256: of the weights file together with the architecture; filled in by `save` and checked by `load`.
     """
 
@@ -47,16 +53,23 @@ class ModelCard:
     size: tuple[int, int] = (48, 48)
     trained: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    defence: dict[str, Any] = field(default_factory=dict)
     sha256: str = ""
 
-    def build(self) -> nn.Module:
-        """A net of this architecture, with freshly drawn weights."""
-        return build(
+    def build(self, defend: Defend | None = None) -> nn.Module:
+        """A net of this architecture, with freshly drawn weights; ValueError where it needs a `defend` and has none."""
+        net = build(
             self.net, **self.parameters, classes=len(self.classes), channels=self.channels, size=tuple(self.size)
         )
+        if not self.defence:
+            return net
+        if defend is None:
+            raise ValueError(f"it is behind the defence '{self.defence['name']}'; load it by defenses.victim")
+        return defend(net, self.defence["name"], **self.defence["parameters"])
 
     def fingerprint(self, weights: bytes) -> str:
-        architecture = [self.net, self.parameters, list(self.classes), self.channels, list(self.size)]
+        architecture: list[Any] = [self.net, self.parameters, list(self.classes), self.channels, list(self.size)]
+        architecture += [self.defence] if self.defence else []
         return hashlib.sha256(json.dumps(architecture, sort_keys=True).encode() + b"\0" + weights).hexdigest()
 
 
@@ -84,16 +97,17 @@ def save(net: nn.Module, card: ModelCard, directory: Path | str) -> ModelCard:
     return card
 
 
-def load(path: Path | str) -> tuple[nn.Module, ModelCard]:
+def load(path: Path | str, *, defend: Defend | None = None) -> tuple[nn.Module, ModelCard]:
     """The net (float32, on the CPU, in eval mode) and its card.
 
     Args:
         path: a checkpoint's folder, one of its two files, or a sweep's folder (its best net).
+        defend: what puts a net behind its defence, such as `defenses.defended`, for nets that have one.
 
     Raises:
         CheckpointError: it is missing, incomplete, damaged, of another architecture, or not in this format.
     """
-    return restore(*read(path))
+    return restore(*read(path), defend=defend)
 
 
 def read(path: Path | str) -> tuple[bytes, bytes]:
@@ -107,7 +121,7 @@ def read(path: Path | str) -> tuple[bytes, bytes]:
         ) from None
 
 
-def restore(card_bytes: bytes, weights: bytes) -> tuple[nn.Module, ModelCard]:
+def restore(card_bytes: bytes, weights: bytes, *, defend: Defend | None = None) -> tuple[nn.Module, ModelCard]:
     """As `load`, from what `read` gave."""
     card = _parse_card(card_bytes)
     try:
@@ -115,9 +129,9 @@ def restore(card_bytes: bytes, weights: bytes) -> tuple[nn.Module, ModelCard]:
     except SafetensorError as wrong:
         raise CheckpointError(f"{WEIGHTS} is damaged or truncated ({wrong}); train or copy the net again") from None
     try:
-        net = card.build()
+        net = card.build(defend)
         net.load_state_dict(tensors)
-    except (ValueError, RuntimeError) as wrong:
+    except (ValueError, RuntimeError, KeyError, TypeError) as wrong:
         reason = " ".join(str(wrong).split())
         raise CheckpointError(
             f"{WEIGHTS} does not hold the {card.net} that {CARD} describes ({reason[:160]}); copy both files again"

@@ -1,5 +1,6 @@
 """Training and evaluating a net on faces in memory: plain functions that know nothing of Ray."""
 
+import copy
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +17,11 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from models.batches import augmented, device_of, to_device
 from models.probe import layer_figures
 from models.training_state import load_state, save_state
+
+# What a batch teaches: `objective(net, inputs, labels, progress)` yields, for each step of the optimizer, a loss (a
+# scalar) and the logits `(N, classes)` that it is of. Inputs are float32 in [0, 1], channels last; the net is in
+# training mode; `progress` is the share of the training that is done, in [0, 1). Chance comes from torch's generator.
+Objective = Callable[[nn.Module, Tensor, Tensor, float], Iterator[tuple[Tensor, Tensor]]]
 
 OPTIMIZERS = ("adamw", "sgd")
 SCHEDULES = ("onecycle", "cosine")
@@ -66,6 +72,8 @@ def fit(
     erase: float = 0.0,
     average: float = 0.0,
     precision: str = "auto",
+    objective: Objective | None = None,
+    judge: Callable[[nn.Module], dict[str, Any]] | None = None,
     seed: int = 0,
     device: torch.device | None = None,
     state: Path | None = None,
@@ -88,13 +96,17 @@ def fit(
         average: the net at the end, and at each validation, is an exponential average of the weights over the steps
             (Polyak and Juditsky 1992), which keeps this share of itself at each, in [0, 1); 0: the last weights.
         precision: "auto" (bfloat16 where the hardware is faster in it), "float32" or "bfloat16".
+        objective: what is learnt from a batch, such as `defenses.adversarial_training.adversarial("pgd")`; None: its
+            cross-entropy, with `label_smoothing`. One that steps more than once a batch does so at one learning rate.
+        judge: gives figures of the net after each epoch, one of them a `score`; the net at the end is that of the first
+            epoch whose score is highest.
         state: a file that keeps the state after each epoch; where it exists, the training goes on from it.
         on_epoch: called with the row of each epoch that is trained.
 
     Returns:
         A row per epoch: `epoch` (from 1), `loss`, `train_accuracy` (of the augmented images, as seen while learning),
-        `seconds`, `images_per_second`, `layers` (see `models.probe.layer_figures`, after the epoch), and with
-        `validation` also `validation_loss` and `validation_accuracy`.
+        `seconds`, `images_per_second`, `layers` (see `models.probe.layer_figures`, after the epoch), with
+        `validation` also `validation_loss` and `validation_accuracy`, and the figures of `judge`.
 
     Raises:
         Diverged: the loss of an epoch is not finite, or more than `ABSURD` times that of guessing.
@@ -107,10 +119,13 @@ def fit(
     _set_statistics(net, images)
     optimiser = optimizer_of(optimizer, net, lr, weight_decay)
     autocast = _autocast(precision, device)
+    objective = objective or cross_entropy(label_smoothing)
     steps = math.ceil(len(images) / batch_size)
     rate = _schedule(schedule, epochs * steps)
     averaged = _averaged(net, average)
+    best = copy.deepcopy(net) if judge else None
     nets: dict[str, nn.Module] = {"net": net} | ({"average": averaged} if averaged else {})
+    nets |= {"best": best} if best else {}
     history = load_state(state, nets, optimiser) if state else []
     cuda = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda):
@@ -128,12 +143,11 @@ def fit(
                     augmented(batch, device, strength=strength, erase=erase) if augment else to_device(batch, device)
                 )
                 wanted = torch.tensor(labels[rows.numpy()], device=device)
-                with autocast():
-                    logits = net(inputs).float()
-                    loss = F.cross_entropy(logits, wanted, label_smoothing=label_smoothing)
-                optimiser.zero_grad(set_to_none=True)
-                loss.backward()
-                optimiser.step()
+                losses = objective(net, inputs, wanted, (epoch * steps + step) / (epochs * steps))
+                for loss, logits in _under(autocast, losses):  # noqa: B007  # the last ones are counted below
+                    optimiser.zero_grad(set_to_none=True)
+                    loss.backward()
+                    optimiser.step()
                 if averaged:
                     averaged.update_parameters(net)
                 # Summed on the device: reading a number here would make CUDA wait at every step.
@@ -153,16 +167,20 @@ def fit(
                 "images_per_second": len(images) / seconds,
             }
             row["layers"] = layer_figures(net, images[:PROBED], labels[:PROBED])
+            judged = averaged.module if averaged else net
             if validation is not None:
-                judged = averaged.module if averaged else net
                 row |= {f"validation_{name}": value for name, value in evaluate(judged, *validation).items()}
+            if judge and best:
+                row |= judge(judged)
+                if all(row["score"] > earlier["score"] for earlier in history):
+                    best.load_state_dict(judged.state_dict())
             history.append(row)
             if state:
                 save_state(state, nets, optimiser, history)
             if on_epoch:
                 on_epoch(row)
-    if averaged:
-        net.load_state_dict(averaged.module.state_dict())
+    kept = best or (averaged.module if averaged else net)
+    net.load_state_dict(kept.state_dict())
     net.eval()
     return history
 
@@ -234,6 +252,28 @@ def _averaged(net: nn.Module, share: float) -> AveragedModel | None:
         get_ema_multi_avg_fn(min(share, (1 + int(steps)) / (10 + int(steps))))(averages, current, steps)
 
     return AveragedModel(net, multi_avg_fn=update, use_buffers=True).eval()
+
+
+def cross_entropy(label_smoothing: float = 0.0) -> Objective:
+    """The objective of plain training: the cross-entropy of the inputs as they are."""
+
+    def objective(net: nn.Module, inputs: Tensor, labels: Tensor, progress: float) -> Iterator[tuple[Tensor, Tensor]]:
+        logits = net(inputs).float()
+        yield F.cross_entropy(logits, labels, label_smoothing=label_smoothing), logits
+
+    return objective
+
+
+def _under(
+    autocast: Callable[[], AbstractContextManager[Any]], losses: Iterator[tuple[Tensor, Tensor]]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Each of `losses` is computed in a context of its own, which would else keep weights cast before a step."""
+    while True:
+        with autocast():
+            found = next(losses, None)
+        if found is None:
+            return
+        yield found
 
 
 def _autocast(precision: str, device: torch.device) -> Callable[[], AbstractContextManager[Any]]:

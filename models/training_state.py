@@ -72,7 +72,7 @@ def _of_nets(nets: Mapping[str, nn.Module]) -> dict[str, Tensor]:
 
 
 def load_judged(path: Path, net: nn.Module) -> list[dict[str, Any]]:
-    """Put into `net` the weights that would be judged after the last epoch: their average, where one is kept.
+    """Put into `net` the weights that `fit` would end with after the last epoch done: best, averaged or last.
 
     Returns the rows of the epochs that are done.
 
@@ -82,6 +82,7 @@ def load_judged(path: Path, net: nn.Module) -> list[dict[str, Any]]:
     with safe_open(path, framework="pt") as file:
         history: list[dict[str, Any]] = json.loads(file.metadata()[_HISTORY])
     tensors = load(path.read_bytes())
-    prefix = "average/" if any(name.startswith("average/") for name in tensors) else "net/"
+    kept = ("best/", "average/module.", "net/")
+    prefix = next(prefix for prefix in kept if any(name.startswith(prefix) for name in tensors))
     net.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
     return history

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from models import checkpoint
-from models.checkpoint import CARD, WEIGHTS, CheckpointError, ModelCard, versions
+from models.checkpoint import CARD, WEIGHTS, CheckpointError, Defend, ModelCard, versions
 from models.exported import Exported, row_by_row
 
 FORMAT = "dxray victim 1"
@@ -30,17 +30,18 @@ CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
 TRIED_SIZES = (28, 32, 48, 64, 96, 112, 128, 160, 224, 256, 299, 384)
 
 
-def load_victim(path: Path | str) -> tuple[nn.Module, ModelCard]:
+def load_victim(path: Path | str, *, defend: Defend | None = None) -> tuple[nn.Module, ModelCard]:
     """The net (on the CPU, in eval mode; pixels in [0, 1] to logits) and its card.
 
     Args:
         path: what `checkpoint.load` takes, a file of `torch.export.save` or TorchScript, the folder of a Hugging Face
             image classifier, or the `model` folder of a run.
+        defend: as `checkpoint.load` takes it.
 
     Raises:
         CheckpointError: it is missing, damaged, pickled, or does not say what it takes.
     """
-    return restore(*read(path))
+    return restore(*read(path), defend=defend)
 
 
 def read(path: Path | str) -> tuple[bytes, bytes]:
@@ -63,11 +64,11 @@ def read(path: Path | str) -> tuple[bytes, bytes]:
     return checkpoint.read(path)
 
 
-def restore(card_bytes: bytes, payload: bytes) -> tuple[nn.Module, ModelCard]:
+def restore(card_bytes: bytes, payload: bytes, *, defend: Defend | None = None) -> tuple[nn.Module, ModelCard]:
     """As `load_victim`, from what `read` gave."""
     card = _parse(card_bytes)
     if card is None:
-        return checkpoint.restore(card_bytes, payload)
+        return checkpoint.restore(card_bytes, payload, defend=defend)
     if card.fingerprint(payload) != card.sha256:
         raise CheckpointError(f"{PAYLOADS[card.net]} is not the file that {CARD} was written for; copy both again")
     return _built(card.net, payload, card.parameters, "the net"), card

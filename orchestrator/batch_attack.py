@@ -19,8 +19,9 @@ import torch
 from attacks import find
 from attacks.checks import Finding, check
 from attacks.lattice import from_levels
+from defenses.victim import restore
 from models.checkpoint import CARD, CheckpointError, ModelCard, versions
-from models.victim import payload_name, read, restore
+from models.victim import payload_name, read
 from orchestrator.console import Console
 from orchestrator.contents import contents
 from orchestrator.cutting import FIRST, Cutting

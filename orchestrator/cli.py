@@ -402,9 +402,9 @@ def _one_thread() -> None:
 
 
 def _predict(options: argparse.Namespace, console: Console) -> int:
+    from defenses.victim import load_victim
     from models.images import UnreadableImage
     from models.predict import predict
-    from models.victim import load_victim
     from orchestrator.report import open_picture
     from orchestrator.store import writable_folder, write_records
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from defenses.victim import load_victim
 from models import MODELS
 from models.checkpoint import ModelCard, load, versions
 from models.data_checks import suspects
@@ -18,7 +19,6 @@ from models.faces import SPLITS, Faces, read
 from models.finding import FAULT
 from models.rate_range import MOST_STEPS, range_test
 from models.train import device_of_choice, fit
-from models.victim import load_victim
 from orchestrator.cell import RESULT
 from orchestrator.console import Console
 from orchestrator.curves import draw_layers, draw_rates

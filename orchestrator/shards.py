@@ -23,9 +23,9 @@ from attacks import find
 from attacks.lattice import from_levels, to_uint8
 from attacks.outcome import amplify, score
 from attacks.query import Ledger, Query
+from defenses.victim import restore
 from models.checkpoint import ModelCard
 from models.images import decode, encode_png
-from models.victim import restore
 from orchestrator.contents import Content, contents
 from orchestrator.inputs import Input
 from orchestrator.store import TRIPLE, write_bytes, write_part, write_table

@@ -6,10 +6,10 @@ from typing import Any
 
 from torch import nn
 
+from defenses.victim import load_victim
 from models.checkpoint import ModelCard
 from models.images import UnreadableImage
 from models.predict import Prediction, predict
-from models.victim import load_victim
 from orchestrator.console import Console
 from orchestrator.errors import UserError
 from orchestrator.rows import CONFIG

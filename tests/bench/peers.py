@@ -1,4 +1,4 @@
-"""The attacks of other libraries as `tests.bench.attacks` runs them, each at a fair setting.
+"""The attacks of other libraries as `tests.bench.attacks` runs them, each at a fair setting, and a training of ART.
 
 They are installed into a folder of their own, never into the project's environment:
 
@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -82,6 +83,31 @@ def within(norm: str, eps: float, batch: int) -> list[Peer]:
     if norm == "linf":
         found.append(Peer("PGD 40 (torchattacks)", norm, _torchattacks("PGD", eps=eps, alpha=eps / 8, steps=40), batch))
     return found
+
+
+def madry_pgd(
+    net: nn.Module, images: np.ndarray, labels: np.ndarray, *, eps: float, epochs: int, batch_size: int, lr: float
+) -> None:
+    """Train `net` in place by ART's `AdversarialTrainerMadryPGD`, at the paper's 7 steps of a quarter of `eps`.
+
+    images, labels: uint8 (N, C, H, W) and int64 (N,). The optimizer is Adam, the rate `lr` throughout, as ART has no
+    schedule; nothing is augmented.
+    """
+    estimators: Any = importlib.import_module("art.estimators.classification")
+    trainer: Any = importlib.import_module("art.defences.trainer")
+    model = estimators.PyTorchClassifier(
+        net,
+        nn.CrossEntropyLoss(),
+        images.shape[1:],
+        int(labels.max()) + 1,
+        optimizer=torch.optim.Adam(net.parameters(), lr=lr),
+        clip_values=(0, 1),
+        device_type="cpu",
+    )
+    adversary = trainer.AdversarialTrainerMadryPGD(
+        model, nb_epochs=epochs, batch_size=batch_size, eps=eps, eps_step=eps / 4, max_iter=7, num_random_init=1
+    )
+    adversary.fit(images.astype(np.float32) / 255, labels)
 
 
 def _adv_lib(module: str, name: str, **settings: Any) -> Run:

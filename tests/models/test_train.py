@@ -12,6 +12,7 @@ from torch import nn
 from models import build
 from models.faces import Faces
 from models.train import Diverged, evaluate, fit, logits_of
+from models.training_state import load_judged
 
 Halves = Callable[[int], tuple[np.ndarray, np.ndarray]]
 
@@ -158,7 +159,37 @@ def test_how_images_are_changed_reaches_the_training(halves: Halves, how: dict[s
     assert not torch.equal(*weights)
 
 
-@pytest.mark.parametrize("how", [{"optimizer": "adamw"}, {"optimizer": "sgd"}, {"average": 0.9}, {"erase": 0.5}])
+def test_the_net_of_the_epoch_judged_best_is_kept_and_of_equals_the_first(halves: Halves) -> None:
+    images, labels = halves(64)
+    seen: list[torch.Tensor] = []
+
+    def judge(net: nn.Module) -> dict[str, Any]:
+        seen.append(next(net.parameters()).detach().clone())
+        return {"score": [0.2, 0.7, 0.7, 0.1][len(seen) - 1], "note": "any figure"}
+
+    net = small_net()
+    history = fit(net, images, labels, epochs=4, judge=judge)
+    assert torch.equal(next(net.parameters()), seen[1])
+    assert not torch.equal(seen[1], seen[2])
+    assert [(row["score"], row["note"]) for row in history][1] == (0.7, "any figure")
+
+
+def judged_by_a_weight(net: nn.Module) -> dict[str, Any]:
+    """A judge that needs no data; whatever it prefers, it prefers it again after a kill."""
+    return {"score": float(next(net.parameters()).detach().sum())}
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"optimizer": "adamw"},
+        {"optimizer": "sgd"},
+        {"average": 0.9},
+        {"erase": 0.5},
+        {"judge": judged_by_a_weight},
+        {"judge": lambda net: {"score": -judged_by_a_weight(net)["score"]}},  # one of the two keeps an early epoch
+    ],
+)
 def test_a_training_that_was_killed_goes_on_to_the_same_weights(
     halves: Halves, tmp_path: Path, how: dict[str, Any]
 ) -> None:
@@ -186,6 +217,16 @@ def test_a_training_that_was_killed_goes_on_to_the_same_weights(
     timing = ("seconds", "images_per_second")
     without = [[{k: v for k, v in row.items() if k not in timing} for row in rows] for rows in (history, expected)]
     assert without[0] == without[1]
+
+
+@pytest.mark.parametrize("how", [{}, {"average": 0.9}, {"judge": lambda net: {"score": 0.0}}])
+def test_the_state_holds_the_net_that_the_training_would_end_with(
+    halves: Halves, tmp_path: Path, how: dict[str, Any]
+) -> None:
+    net, found = small_net(), small_net(seed=9)
+    fit(net, *halves(32), epochs=2, batch_size=16, state=tmp_path / "state", **how)
+    assert [row["epoch"] for row in load_judged(tmp_path / "state", found)] == [1, 2]
+    assert all(torch.equal(a, b) for a, b in zip(net.state_dict().values(), found.state_dict().values(), strict=True))
 
 
 @pytest.mark.parametrize("content", [b"", b"damaged", None])
