@@ -33,9 +33,13 @@ MODEL = "a checkpoint, a sweep's folder (its best net), a torch.export or TorchS
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; exit code 0 on success, 1 for what the user can put right, 2 for wrong usage, 130 for Ctrl-C."""
     options = parser().parse_args(argv)
-    console = Console(as_json=options.json)
+    return guarded(lambda: options.run(options, Console(as_json=options.json)))
+
+
+def guarded(run: Callable[[], int]) -> int:
+    """The exit code of `run`; what a person can put right becomes a sentence on standard error."""
     try:
-        return options.run(options, console)
+        return run()
     except Interrupted as stopped:
         return _fail(str(stopped), 130)
     except KeyboardInterrupt:

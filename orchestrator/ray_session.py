@@ -123,6 +123,11 @@ def gpus() -> float:
     return float(ray.cluster_resources().get("GPU", 0))
 
 
+def machines() -> int:
+    """Nodes of the cluster that is connected."""
+    return len(_nodes())
+
+
 BASE = 0.5  # GiB of a worker that has loaded torch and Ray, before it does anything
 
 

@@ -1,0 +1,96 @@
+"""A verb as `cluster/sweep.py` and `cluster/attack.py` run it on a cluster's head, where `ray submit` sent them.
+
+What differs from the same verb in a terminal: the results have a place that outlives the session, the same arguments
+submitted again go on with them, and nothing starts before every machine has been seen to share that place.
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from orchestrator import cli
+from orchestrator.console import Console
+from orchestrator.errors import UserError
+from orchestrator.ray_session import connected, machines
+from orchestrator.shared_storage import must_be_shared
+from orchestrator.store import write_json
+
+RECORD = "submitted.json"
+RUNS = "DXRAY_RUNS"  # set by cluster.yaml: the folder that every machine sees
+_BOOTSTRAP = Path("~/ray_bootstrap_config.yaml")  # what `ray up` leaves on the head
+_CONFIG = {"sweep": "sweep.json", "attack": "attack.json"}
+
+
+def run(verb: str, arguments: Sequence[str]) -> int:
+    """`dxray VERB` with these arguments on the cluster that this machine leads; exit codes as of `cli.main`."""
+    return cli.guarded(lambda: _run(verb, list(arguments)))
+
+
+def _run(verb: str, arguments: list[str]) -> int:
+    try:
+        options = cli.parser().parse_args([verb, *arguments])
+    except SystemExit as left:
+        if left.code:
+            sys.stderr.write(
+                "dxray: `ray submit` takes the quotes off what stands behind `--`; quote an argument that has spaces "
+                "or quotes of its own twice, as in --data '\"folder:my faces\"', or use `dxray submit`\n"
+            )
+        raise
+    if getattr(options, "show", None) or getattr(options, "list_presets", False):
+        return cli.main([verb, *arguments])  # needs no cluster
+    address = options.address or "auto"
+    out = (options.resume or options.out or _runs() / verb).expanduser().absolute()
+    with connected(address):
+        _gather(Console(as_json=options.json))
+        must_be_shared(out, readable=[Path(path) for path in getattr(options, "paths", ())])
+        return cli.main(_command(verb, arguments, out, address))
+
+
+def _runs() -> Path:
+    return Path(os.environ.get(RUNS) or "~/dxray/runs").expanduser()
+
+
+def _command(verb: str, arguments: list[str], out: Path, address: str) -> list[str]:
+    """The arguments of `dxray` that start the run in `out`, or go on with it where it was submitted before.
+
+    Raises:
+        UserError: what is in `out` was submitted with other arguments.
+    """
+    if "--resume" in arguments:
+        return [verb, *arguments, "--address", address]
+    record = out / RECORD
+    if (out / _CONFIG[verb]).exists() and record.exists():
+        before = json.loads(record.read_text())["arguments"]
+        if before != arguments:
+            raise UserError(
+                f"'{out}' holds a run that was submitted with other arguments: {' '.join(before) or 'none'}; "
+                "submit these again to go on with it, or choose another --out"
+            )
+        return [verb, "--resume", str(out), "--address", address, *(["--json"] if "--json" in arguments else [])]
+    if not (out / _CONFIG[verb]).exists():  # a run that came otherwise is refused by the verb itself
+        write_json(record, {"arguments": arguments})
+    return [verb, *arguments, "--out", str(out), "--address", address]
+
+
+def _gather(console: Console, *, patience: float = 300.0) -> None:
+    """Wait for the machines that `ray up` was told of: they join one after the other, after the head has started."""
+    try:
+        wanted = 1 + len(json.loads(_BOOTSTRAP.expanduser().read_text())["provider"]["worker_ips"])
+    except (OSError, KeyError, ValueError):
+        return  # another kind of cluster, which grows as it is asked to
+    deadline = time.monotonic() + patience
+    here = -1
+    while (joined := machines()) < wanted:
+        if joined != here:
+            console.say(f"{joined} of {wanted} machines have joined; waiting for the others")
+            here = joined
+        if time.monotonic() > deadline:
+            console.say(
+                f"went on without {wanted - joined} of {wanted} machines, which did not join in {patience:.0f} s; "
+                "the head's /tmp/ray/session_latest/logs/monitor.out says why"
+            )
+            return
+        time.sleep(1)
