@@ -38,7 +38,7 @@ def connected(address: str | None = None) -> Iterator[None]:
     A Ray that this process is already connected to is used and left as it is (a session of tests shares one).
 
     Raises:
-        UserError: nothing answers at `address`.
+        UserError: nothing answers at `address`, or the cluster there does not take the token that is here.
     """
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
@@ -57,10 +57,10 @@ def connected(address: str | None = None) -> Iterator[None]:
             ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
             _tighten_token()
         else:
-            _must_answer(address)
             if _token().exists():
                 # Ray does this by itself for the address "auto" alone; for others it would try for 20 s without.
                 os.environ.setdefault("RAY_AUTH_MODE", "token")
+            _must_let_in(address)
             try:
                 ray.init(
                     address=address,
@@ -79,19 +79,51 @@ def connected(address: str | None = None) -> Iterator[None]:
 
 def _no_cluster(address: str, reason: str) -> UserError:
     return UserError(
-        f"no Ray cluster could be joined at '{address}' ({reason}); check the address and, where the cluster asks for "
-        "a token, that RAY_AUTH_MODE=token and ~/.ray/auth_token are set; without --address a local Ray is started"
+        f"no Ray cluster could be joined at '{address}' ({reason}); check the address, or leave --address out: a local "
+        "Ray is started then"
+    )
+
+
+def _must_let_in(address: str) -> None:
+    """UserError where nothing answers at `address` or our token is not taken: Ray would try long, then tell of a crash.
+
+    How Ray finds the address that "auto" stands for, and its client, are not of its public interface; no other way in
+    says within a second that a token is missing.
+    """
+    import ray
+    from ray._private.services import canonicalize_bootstrap_address
+    from ray._raylet import GcsClient
+
+    if address.startswith("ray://"):
+        raise UserError(
+            f"'{address}' is an address of Ray Client, which dxray does not use; give HOST:6379, or submit the command"
+        )
+    if os.environ.get("RAY_AUTH_MODE") == "token" and not (_token().exists() or os.environ.get("RAY_AUTH_TOKEN")):
+        raise _not_let_in(address, f"there is none in {_token()}")  # Ray would end the process
+    try:
+        found = canonicalize_bootstrap_address(address) or address
+        _must_answer(found)
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")  # else it warns beside our sentence
+        GcsClient(address=found)
+    except ray.exceptions.AuthenticationError:
+        here = "another" if _token().exists() or os.environ.get("RAY_AUTH_TOKEN") else "none"
+        raise _not_let_in(address, f"there is {here} in {_token()}") from None
+    except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as wrong:
+        raise _no_cluster(address, getattr(wrong, "strerror", None) or str(wrong).splitlines()[0]) from None
+
+
+def _not_let_in(address: str, what: str) -> UserError:
+    return UserError(
+        f"the Ray cluster at '{address}' asks for a token, and {what}; copy ~/.ray/auth_token from the machine that "
+        "brought the cluster up (mode 600, in a folder of mode 700)"
     )
 
 
 def _must_answer(address: str, *, seconds: float = 3.0) -> None:
-    """UserError where nothing listens at `host:port`: Ray itself would try for two minutes, and blame a crash."""
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    """OSError where nothing listens at `host:port`."""
+    host, colon, port = address.rpartition(":")
     if colon and port.isdecimal():
-        try:
-            socket.create_connection((host, int(port)), timeout=seconds).close()
-        except (OSError, OverflowError) as wrong:
-            raise _no_cluster(address, getattr(wrong, "strerror", None) or str(wrong)) from None
+        socket.create_connection((host, int(port)), timeout=seconds).close()
 
 
 def _token() -> Path:

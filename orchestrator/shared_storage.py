@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from orchestrator.errors import UserError
-from orchestrator.store import write_bytes, writable_folder
+from orchestrator.store import writable_folder, write_bytes
 
 
 def must_be_shared(folder: Path, *, readable: Sequence[Path] = (), seconds: float = 60.0) -> None:
