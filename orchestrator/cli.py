@@ -9,6 +9,7 @@ from pathlib import Path
 from textwrap import indent
 from typing import Any
 
+from orchestrator import cluster_commands
 from orchestrator.console import Console
 from orchestrator.errors import Interrupted, UserError
 from orchestrator.grid import PARAMETERS, Grid
@@ -33,7 +34,15 @@ MODEL = "a checkpoint, a sweep's folder (its best net), a torch.export or TorchS
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; exit code 0 on success, 1 for what the user can put right, 2 for wrong usage, 130 for Ctrl-C."""
     options = parser().parse_args(argv)
-    return guarded(lambda: options.run(options, Console(as_json=options.json)))
+    return guarded(lambda: _run(options))
+
+
+def _run(options: argparse.Namespace) -> int:
+    if getattr(options, "joins", False) and options.address:
+        from orchestrator.ray_session import must_let_in
+
+        must_let_in(options.address)  # asked again where it is joined; here before minutes are spent on reading faces
+    return options.run(options, Console(as_json=options.json))
 
 
 def guarded(run: Callable[[], int]) -> int:
@@ -47,15 +56,17 @@ def guarded(run: Callable[[], int]) -> int:
     except BrokenPipeError:  # the reader of our output has gone: `dxray ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except UserError as wrong:
+        return _fail(str(wrong), 1)
     except _expected() as wrong:
         return _fail(str(wrong), 1)
 
 
 def _expected() -> tuple[type[Exception], ...]:
-    from models.checkpoint import CheckpointError
+    from models.checkpoint import CheckpointError  # they load torch, which takes seconds
     from models.faces import FacesError
 
-    return UserError, FacesError, CheckpointError
+    return FacesError, CheckpointError
 
 
 def _fail(sentence: str, code: int) -> int:
@@ -81,6 +92,7 @@ def parser() -> argparse.ArgumentParser:
     _compact_parser(_verb(verbs, "compact", _compact, "merge the many small parts of a finished attack into few"))
     _doctor_parser(_verb(verbs, "doctor", _doctor, "say what is wrong with a training, and what to do about it"))
     _demo_parser(_verb(verbs, "demo", _demo, "the whole story on synthetic faces, in a few minutes"))
+    cluster_commands.add_verbs(verbs)
     return top
 
 
@@ -97,6 +109,7 @@ def _verb(verbs: Any, name: str, run: Callable[..., int], text: str) -> argparse
 def _cluster_options(made: argparse.ArgumentParser, out: str) -> None:
     made.add_argument("--out", type=Path, metavar="DIR", help=f"folder for the results ({out})")
     made.add_argument("--address", help="of a running Ray cluster, or 'auto'; without it a local Ray is started")
+    made.set_defaults(joins=True)
 
 
 def _alone_options(made: argparse.ArgumentParser, table: str) -> None:

@@ -57,10 +57,7 @@ def connected(address: str | None = None) -> Iterator[None]:
             ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
             _tighten_token()
         else:
-            if _token().exists():
-                # Ray does this by itself for the address "auto" alone; for others it would try for 20 s without.
-                os.environ.setdefault("RAY_AUTH_MODE", "token")
-            _must_let_in(address)
+            must_let_in(address)
             try:
                 ray.init(
                     address=address,
@@ -84,30 +81,36 @@ def _no_cluster(address: str, reason: str) -> UserError:
     )
 
 
-def _must_let_in(address: str) -> None:
-    """UserError where nothing answers at `address` or our token is not taken: Ray would try long, then tell of a crash.
+def must_let_in(address: str) -> None:
+    """Ask the cluster at `address` whether it takes the token that is here, and have Ray use that one from now on.
 
-    How Ray finds the address that "auto" stands for, and its client, are not of its public interface; no other way in
-    says within a second that a token is missing.
+    Ray itself would try for 20 s, and then tell of a crash. How it finds the address that "auto" stands for, and what
+    asks so quickly, are not of its public interface.
+
+    Raises:
+        UserError: nothing answers, or the cluster does not take the token.
     """
     import ray
     from ray._private.services import canonicalize_bootstrap_address
-    from ray._raylet import GcsClient
+    from ray._raylet import Config, GcsClient  # type: ignore[attr-defined]  # compiled
 
     if address.startswith("ray://"):
         raise UserError(
             f"'{address}' is an address of Ray Client, which dxray does not use; give HOST:6379, or submit the command"
         )
-    if os.environ.get("RAY_AUTH_MODE") == "token" and not (_token().exists() or os.environ.get("RAY_AUTH_TOKEN")):
-        raise _not_let_in(address, f"there is none in {_token()}")  # Ray would end the process
+    place = "RAY_AUTH_TOKEN" if os.environ.get("RAY_AUTH_TOKEN") else str(_token())
+    here = place == "RAY_AUTH_TOKEN" or _token().exists()
+    if here and "RAY_AUTH_MODE" not in os.environ:
+        os.environ["RAY_AUTH_MODE"] = "token"
+        Config.initialize("")  # Ray has read its environment when it was imported
+    if not here and os.environ.get("RAY_AUTH_MODE") == "token":
+        raise _not_let_in(address, f"there is none in {place}")  # Ray would end the process
     try:
         found = canonicalize_bootstrap_address(address) or address
         _must_answer(found)
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")  # else it warns beside our sentence
         GcsClient(address=found)
     except ray.exceptions.AuthenticationError:
-        here = "another" if _token().exists() or os.environ.get("RAY_AUTH_TOKEN") else "none"
-        raise _not_let_in(address, f"there is {here} in {_token()}") from None
+        raise _not_let_in(address, f"there is {'another' if here else 'none'} in {place}") from None
     except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as wrong:
         raise _no_cluster(address, getattr(wrong, "strerror", None) or str(wrong).splitlines()[0]) from None
 
@@ -146,6 +149,11 @@ def cpus() -> int:
     import ray
 
     return max(1, int(ray.cluster_resources().get("CPU", 1)))
+
+
+def largest_node() -> int:
+    """CPUs of the node that has most: what a single process can have at best."""
+    return max(1, int(max((node.get("CPU", 0.0) for node in _nodes()), default=1)))
 
 
 def gpus() -> float:

@@ -4,6 +4,7 @@ import socket
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from orchestrator.errors import UserError
 from orchestrator.store import writable_folder, write_bytes
@@ -73,7 +74,7 @@ def _holds(file: Path, text: str) -> bool:
         return False
 
 
-def _judge(answer: object, address: str, folder: Path, mark: str) -> None:
+def _judge(answer: Any, address: str, folder: Path, mark: str) -> None:
     import ray
 
     try:

@@ -15,7 +15,7 @@ from orchestrator.console import Console
 from orchestrator.errors import Interrupted, UserError
 from orchestrator.grid import Grid, cells
 from orchestrator.mlflow_log import MlflowLog
-from orchestrator.ray_session import connected, cpus, gpus, memory_for_each, slots
+from orchestrator.ray_session import connected, cpus, gpus, largest_node, memory_for_each, slots
 from orchestrator.search import chosen
 from orchestrator.store import locked, read_json, writable_folder, write_json
 from orchestrator.trials import best_of
@@ -151,7 +151,7 @@ def _share_out(config: SweepConfig, nets: int) -> None:
         config.gpus_per_trial = float(gpus() > 0)
     if config.cpus_per_trial is None:
         # Where there are fewer nets than CPUs each gets several threads; else one each wastes least.
-        config.cpus_per_trial = max(1, cpus() // min(nets, config.max_concurrent or nets))
+        config.cpus_per_trial = max(1, min(largest_node(), cpus() // min(nets, config.max_concurrent or nets)))
     if config.memory_limit is None and not config.gpus_per_trial:
         threads = config.cpus_per_trial
         at_once = min(nets, config.max_concurrent or nets, slots(threads, 0))

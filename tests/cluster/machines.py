@@ -217,8 +217,8 @@ def why_not() -> str | None:
 
 # What a person edits for these machines: on the lines of cluster.yaml that are marked EDIT, and on no others.
 EDITS = {
-    "192.168.0.10": "10.77.0.2",
-    "192.168.0.11, 192.168.0.12": "10.77.0.3",
+    "192.0.2.10": "10.77.0.2",
+    "192.0.2.11, 192.0.2.12": "10.77.0.3",
     "ssh_user: you": "ssh_user: root",
     "python3 -m venv": f"sh {SHARED}/make-venv",
 }

@@ -4,8 +4,11 @@ The tests are told in the order in which a person would do these things; each ne
 before it, but the last ends it.
 """
 
+import ipaddress
 import json
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +17,42 @@ import pytest
 
 from models.faces import Faces
 from models.images import encode_png
-from tests.cluster.machines import PROJECT, SHARED, Lab, wait_until
+from tests.cluster.machines import HOME, PROJECT, ROOT, SHARED, Lab, wait_until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(420)]
 
 AWKWARD = """O'Brien's "own" faces"""
 GRID = "--net convnet --filters 4 8 --dropout 0 0.1 --blocks 2 --convs 1 --batch-norm on --epochs 2 --seed 0"
 RAY = r"raylet/raylet|gcs_server|ray::|ray/dashboard|log_monitor|autoscaler"
+APP = HOME / "dxray" / "app"  # the project on the head and the worker
+PYTHON = (str(HOME / "dxray" / "venv" / "bin" / "python"),)
+
+# One call of each kind that Ray's servers know, with no token: what the first that is known there answers.
+ASK_GRPC = """
+import sys, grpc
+METHODS = ("InternalKVGcsService/InternalKVGet NodeManagerService/GetNodeStats ObjectManagerService/Pull"
+           " ReporterService/GetTraceback")
+channel = grpc.insecure_channel(sys.argv[1])
+for method in METHODS.split():
+    try:
+        channel.unary_unary(f"/ray.rpc.{method}")(b"", timeout=10)
+        print("OK")
+    except grpc.RpcError as wrong:
+        if wrong.code() != grpc.StatusCode.UNIMPLEMENTED:
+            print(wrong.code().name)
+"""
+# The paths that answer a request without a token.
+ASK_HTTP = """
+import sys, urllib.request
+for path in "/ /metrics /nodes /logs /api/version /api/jobs/ /api/gcs_healthz /api/local_raylet_healthz".split():
+    try:
+        urllib.request.urlopen(sys.argv[1] + path, timeout=5)
+        print(path)
+    except OSError:
+        pass
+    except Exception:  # it does not speak HTTP
+        break
+"""
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +73,12 @@ def swept(cluster: Lab, pictures: Path) -> str:
 
 def submit(script: str, arguments: str) -> str:
     return f"ray submit cluster.yaml {script} -- {arguments}"
+
+
+def dxray(lab: Lab, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """The command of the laptop's checkout, as `cd cluster && dxray WORDS`."""
+    command = f"PYTHONPATH=.. {shlex.join([sys.executable, '-m', 'orchestrator.cli', *words])}"
+    return lab.laptop.run(command, folder=PROJECT, check=check)
 
 
 def twice(argument: str) -> str:
@@ -78,6 +116,70 @@ def test_an_argument_that_lost_its_quotes_is_explained(cluster: Lab) -> None:
     assert "takes the quotes off" in lost.stdout + lost.stderr
 
 
+def test_a_folder_that_is_not_shared_is_found_out_before_any_work(cluster: Lab) -> None:
+    own = cluster.laptop.run(submit("sweep.py", "--data synthetic:40 --out ~/mine"), folder=PROJECT, check=False)
+    assert own.returncode
+    assert f"node {cluster.worker.address} cannot see what the head writes" in own.stdout
+    assert "nets to train" not in own.stdout
+
+
+def test_dxray_submit_keeps_quotes_comes_back_with_the_exit_code_and_can_be_watched_again(cluster: Lab) -> None:
+    script = cluster.folder / "shared" / "script.py"
+    script.write_text("import sys; print(sys.argv[1:]); sys.exit(len(sys.argv))")
+    words = ["it's", 'a "word"', "$HOME", "  "]
+    ended = dxray(cluster, "submit", "cluster.yaml", f"{SHARED}/script.py", "--", *words, check=False)
+    assert ended.returncode == 5, ended.stdout + ended.stderr
+    assert str(words) in ended.stdout
+    told = dxray(cluster, "status", "cluster.yaml", "--json")
+    (job,) = [job for job in json.loads(told.stdout)["jobs"] if job["job"].startswith("script-")]
+    assert (job["status"], job["exit_code"]) == ("FAILED", 5)
+    again = dxray(cluster, "submit", "cluster.yaml", "--attach", job["job"], check=False)
+    assert again.returncode == 5
+    assert str(words) in again.stdout
+
+
+@pytest.mark.parametrize("address", ["auto", "10.77.0.2:6379", "ray://10.77.0.2:10001"])
+@pytest.mark.parametrize("token", ["RAY_AUTH_TOKEN_PATH=/none", f"RAY_AUTH_MODE=token RAY_AUTH_TOKEN={'ab' * 32}"])
+def test_without_the_token_nobody_gets_in_and_is_told_why(cluster: Lab, token: str, address: str) -> None:
+    command = f"env {token} ~/dxray/venv/bin/python -m orchestrator.cli sweep --address {address}"
+    # Ray by itself would take 20 s to say something else; how long a busy machine takes to load Python is not asked.
+    refused = cluster.head.run(f"timeout 15 {command}", folder=HOME / "dxray" / "app", check=False)
+    assert refused.returncode == 1, refused.stdout + refused.stderr
+    assert "asks for a token" in refused.stderr or "Ray Client, which dxray does not use" in refused.stderr
+
+
+def test_ports_are_of_loopback_or_private_addresses_or_ask_for_the_token(cluster: Lab) -> None:
+    """What SECURITY.md says: which ports listen on every address, and which answer without a token."""
+    known = (ROOT / "cluster" / "SECURITY.md").read_text()
+    for machine in (cluster.head, cluster.worker):
+        listening = machine.run("ss -ltnpH").stdout.splitlines()
+        assert len(listening) > 4
+        for line in listening:
+            address, program = line.split()[3], line.partition('users:(("')[2].partition('"')[0]
+            host, port = address.rpartition(":")[::2]
+            if program == "sshd":
+                continue
+            if host in ("*", "0.0.0.0", "[::]"):
+                assert program in ("gcs_server", "raylet", "ray::DashboardA"), line
+                asked = machine.run([*PYTHON, "-c", ASK_GRPC, f"{machine.address}:{port}"], folder=APP)
+                assert asked.stdout.strip() == "UNAUTHENTICATED", f"{line}: {asked.stdout}"
+                continue
+            bare = host.strip("[]").removeprefix("::ffff:").partition("%")[0]
+            assert ipaddress.ip_address(bare).is_private, line
+            answered = machine.run([*PYTHON, "-c", ASK_HTTP, f"http://{bare}:{port}"], folder=APP).stdout.split()
+            for path in answered:
+                assert f"`{path}`" in known, f"{line}: {path} answers without a token, which SECURITY.md does not say"
+
+
+def test_the_token_is_nobody_elses(cluster: Lab) -> None:
+    for machine in cluster.machines:
+        modes = machine.run("stat -c %a ~/.ray ~/.ray/auth_token").stdout.split()
+        assert modes == ["700", "600"], machine.name
+    token = cluster.laptop.run("cat ~/.ray/auth_token").stdout.strip()
+    logs = cluster.head.run(["grep", "-rlF", token, "/tmp/ray", str(SHARED)], check=False).stdout.split()
+    assert not logs
+
+
 @pytest.mark.usefixtures("swept")
 def test_every_face_is_attacked_once_though_a_node_dies_in_the_middle(cluster: Lab, pictures: Path) -> None:
     arguments = f"{twice(str(pictures))} --model {SHARED}/runs/sweep --attack hopskipjump --queries 1500"
@@ -100,11 +202,14 @@ def test_every_face_is_attacked_once_though_a_node_dies_in_the_middle(cluster: L
 def test_results_are_fetched(cluster: Lab) -> None:
     cluster.laptop.run(f"ray rsync-down cluster.yaml {SHARED}/runs/ ~/fetched/", folder=PROJECT)
     assert "sweep.json" in cluster.laptop.run("ls ~/fetched/sweep").stdout.split()
+    dxray(cluster, "fetch", "cluster.yaml", "sweep", "--out", str(HOME / "sweep"))
+    assert "sweep.json" in cluster.laptop.run("ls ~/sweep").stdout.split()
 
 
-def test_down_leaves_no_process_behind(cluster: Lab) -> None:
-    cluster.laptop.run("ray down -y cluster.yaml", folder=PROJECT)
+def test_down_leaves_neither_a_process_nor_a_key_behind(cluster: Lab) -> None:
+    dxray(cluster, "down", "cluster.yaml")
     assert not cluster.head.processes(RAY)
+    assert "ray_bootstrap" not in cluster.head.run("ls ~").stdout
     wait_until(
         lambda: not cluster.worker.processes(RAY), 60, lambda: cluster.worker.run("ps axo pid,etimes,args").stdout
     )
