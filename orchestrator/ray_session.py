@@ -168,6 +168,12 @@ def machines() -> int:
     return len(_nodes())
 
 
+def feeders() -> int:
+    """CPUs for each GPU on the node that has fewest for them; 1 where there is no GPU."""
+    shares = [node.get("CPU", 0.0) / node["GPU"] for node in _nodes() if node.get("GPU")]
+    return max(1, int(min(shares, default=1)))
+
+
 BASE = 0.5  # GiB of a worker that has loaded torch and Ray, before it does anything
 
 
