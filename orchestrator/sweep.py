@@ -162,9 +162,11 @@ def share_out(config: SweepConfig, todo: Sequence[Mapping[str, Any]], data: Mapp
     nets = len(todo)
     if config.gpus_per_trial is None:
         config.gpus_per_trial = float(gpus() > 0)
+    if config.gpus_per_trial == "auto" and not gpus():
+        config.gpus_per_trial = 0.0
     if config.gpus_per_trial == "auto":
         shape, classes = data["train"][0].shape[1:], len(data["classes"])
-        config.gpus_per_trial = gpu_share(todo, shape, classes, feeders(), on_a_gpu) if gpus() else 0.0
+        config.gpus_per_trial = gpu_share(todo, shape, classes, feeders(), on_a_gpu)
     if config.cpus_per_trial is None:
         # Where there are fewer nets than CPUs each gets several threads; else one each wastes least.
         config.cpus_per_trial = max(1, min(largest_node(), cpus() // min(nets, config.max_concurrent or nets)))

@@ -24,6 +24,6 @@ def cluster(lab: Lab) -> Lab:
     lab.laptop.run(["rsync", "-a", *unwanted, f"{ROOT}/", "project"])
     (lab.folder / "shared" / "cluster.yaml").write_text(edited((ROOT / "cluster" / "cluster.yaml").read_text()))
     lab.laptop.run(f"cp {SHARED}/cluster.yaml {PROJECT}/cluster.yaml")
-    lab.laptop.run("ray get-auth-token --generate")
+    lab.laptop.run("umask 077 && ray get-auth-token --generate")
     lab.laptop.run("ray up -y cluster.yaml", folder=PROJECT)
     return lab
