@@ -94,6 +94,8 @@ def must_let_in(address: str) -> None:
     from ray._private.services import canonicalize_bootstrap_address
     from ray._raylet import Config, GcsClient  # type: ignore[attr-defined]  # compiled
 
+    if ray.is_initialized():
+        return  # it is that one which is used
     if address.startswith("ray://"):
         raise UserError(
             f"'{address}' is an address of Ray Client, which dxray does not use; give HOST:6379, or submit the command"

@@ -8,8 +8,10 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from orchestrator import cli
 from orchestrator.console import Console
@@ -43,8 +45,7 @@ def _run(verb: str, arguments: list[str]) -> int:
         return cli.main([verb, *arguments])  # needs no cluster
     address = options.address or "auto"
     out = (options.resume or options.out or _runs() / verb).expanduser().absolute()
-    with connected(address):
-        _gather(Console(as_json=options.json))
+    with connected(address), _gathered(Console(as_json=options.json)):
         must_be_shared(out, readable=[Path(path) for path in getattr(options, "paths", ())])
         return cli.main(_command(verb, arguments, out, address))
 
@@ -75,12 +76,39 @@ def _command(verb: str, arguments: list[str], out: Path, address: str) -> list[s
     return [verb, *arguments, "--out", str(out), "--address", address]
 
 
-def _gather(console: Console, *, patience: float = 300.0) -> None:
-    """Wait for the machines that `ray up` was told of: they join one after the other, after the head has started."""
+@contextmanager
+def _gathered(console: Console, *, patience: float = 600.0) -> Iterator[None]:
+    """Wait for the machines that the cluster file names; on a cloud ask for them first, and let them go at the end."""
+    from ray.autoscaler.sdk import request_resources
+
     try:
-        wanted = 1 + len(json.loads(_BOOTSTRAP.expanduser().read_text())["provider"]["worker_ips"])
-    except (OSError, KeyError, ValueError):
-        return  # another kind of cluster, which grows as it is asked to
+        wanted, bundles = wanted_machines(json.loads(_BOOTSTRAP.expanduser().read_text()))
+    except (OSError, ValueError):
+        wanted, bundles = 1, []  # not brought up by `ray up`: what is there is what there is
+    try:
+        if bundles:
+            request_resources(bundles=bundles)
+        _wait(wanted, console, patience)
+        yield
+    finally:
+        if bundles:
+            request_resources(bundles=[])
+
+
+def wanted_machines(config: Mapping[str, Any]) -> tuple[int, list[dict[str, float]]]:
+    """How many machines a cluster file has in all, and what to ask Ray for so that it starts those that it must start.
+
+    Args:
+        config: what `ray up` leaves on the head.
+    """
+    provider = config["provider"]
+    if provider["type"] == "local":
+        return 1 + len(provider["worker_ips"]), []  # started by `ray up` itself
+    kinds = [kind for name, kind in config["available_node_types"].items() if name != config["head_node_type"]]
+    return 1 + config["max_workers"], [dict(kinds[0]["resources"]) for _ in range(config["max_workers"])]
+
+
+def _wait(wanted: int, console: Console, patience: float) -> None:
     deadline = time.monotonic() + patience
     here = -1
     while (joined := machines()) < wanted:
