@@ -44,10 +44,11 @@ def _run(verb: str, arguments: list[str]) -> int:
     if getattr(options, "show", None) or getattr(options, "list_presets", False):
         return cli.main([verb, *arguments])  # needs no cluster
     address = options.address or "auto"
-    out = (options.resume or options.out or _runs() / verb).expanduser().absolute()
+    named = options.resume or getattr(options, "update", None)
+    out = (named or options.out or _runs() / verb).expanduser().absolute()
     with connected(address), _gathered(Console(as_json=options.json)):
         must_be_shared(out, readable=[Path(path) for path in getattr(options, "paths", ())])
-        return cli.main(_command(verb, arguments, out, address))
+        return cli.main([verb, *arguments, "--address", address] if named else _command(verb, arguments, out, address))
 
 
 def _runs() -> Path:
@@ -60,8 +61,6 @@ def _command(verb: str, arguments: list[str], out: Path, address: str) -> list[s
     Raises:
         UserError: what is in `out` was submitted with other arguments.
     """
-    if "--resume" in arguments:
-        return [verb, *arguments, "--address", address]
     record = out / RECORD
     if (out / _CONFIG[verb]).exists() and record.exists():
         before = json.loads(record.read_text())["arguments"]

@@ -186,14 +186,14 @@ def test_every_face_is_attacked_once_though_a_node_dies_in_the_middle(cluster: L
     done = cluster.folder / "shared" / "runs" / "attack" / "images"
     wait_until(lambda: list(done.glob("part-*.parquet")) or attack.poll() is not None, 120)
     (raylet,) = cluster.worker.processes("raylet/raylet --raylet_socket_name")
-    assert len(list(done.glob("part-*.parquet"))) < 7, "all was done before the node could die"
+    assert len(table(cluster, "attack", "images")) < 200, "all was done before the node could die"
     cluster.worker.run(["kill", "-KILL", str(raylet)])
     out, err = attack.communicate(timeout=240)
     assert attack.returncode == 0, out + err
     rows = table(cluster, "attack", "images")
     assert len(rows) == 200
     assert len({row["name"] for row in rows}) == 200
-    assert not {row["status"] for row in rows} & {"unreadable", "error"}
+    assert {row["status"] for row in rows} <= {"fooled", "missed", "already_wrong"}
     assert "200 images" in out
 
 
