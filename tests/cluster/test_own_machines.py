@@ -207,6 +207,7 @@ def test_results_are_fetched(cluster: Lab) -> None:
 
 
 def test_down_leaves_neither_a_process_nor_a_key_behind(cluster: Lab) -> None:
+    wait_until(lambda: cluster.worker.processes("raylet/raylet"), 180)  # joined, or joined again
     dxray(cluster, "down", "cluster.yaml")
     assert not cluster.head.processes(RAY)
     assert "ray_bootstrap" not in cluster.head.run("ls ~").stdout
