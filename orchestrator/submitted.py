@@ -16,6 +16,7 @@ from typing import Any
 from orchestrator import cli
 from orchestrator.console import Console
 from orchestrator.errors import UserError
+from orchestrator.inputs import absolute
 from orchestrator.ray_session import connected, machines
 from orchestrator.shared_storage import must_be_shared
 from orchestrator.store import write_json
@@ -47,8 +48,17 @@ def _run(verb: str, arguments: list[str]) -> int:
     named = options.resume or getattr(options, "update", None)
     out = (named or options.out or _runs() / verb).expanduser().absolute()
     with connected(address), _gathered(Console(as_json=options.json)):
-        must_be_shared(out, readable=[Path(path) for path in getattr(options, "paths", ())])
+        must_be_shared(out, readable=local_places(getattr(options, "paths", ())))
         return cli.main([verb, *arguments, "--address", address] if named else _command(verb, arguments, out, address))
+
+
+def local_places(places: Sequence[str]) -> list[Path]:
+    """Of what an attack is given, the files and folders that every machine must see for itself.
+
+    Buckets and Hugging Face data sets are not among them, nor are patterns, which only the head resolves.
+    """
+    found = [place.removeprefix("parquet:").removeprefix("list:") for place in map(absolute, places)]
+    return [Path(place) for place in found if place.startswith("/") and not set(place) & set("*?[")]
 
 
 def _runs() -> Path:
