@@ -40,15 +40,11 @@ POD = {
 RAY_CLUSTER = {
     "rayVersion": None,
     "authOptions": {"mode": None},
-    "enableInTreeAutoscaling": None,
-    "autoscalerOptions": {"idleTimeoutSeconds": None},
     "headGroupSpec": {"rayStartParams": None, "template": POD},
     "workerGroupSpecs": [
         {
             "groupName": None,
             "replicas": None,
-            "minReplicas": None,
-            "maxReplicas": None,
             "rayStartParams": None,
             "template": POD,
         }
