@@ -1,9 +1,10 @@
-# Two commands do everything: `make demo` shows the whole story, `make test` checks the code.
+# Two commands do everything: `make demo` shows the whole story, `make test` checks the code. `make test-cluster` brings
+# up a Ray cluster on machines in miniature; it needs Linux, root, sshd and rsync, and is skipped with a reason elsewhere.
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint types format clean
+.PHONY: demo test test-cluster lint types format clean
 
 demo: .venv/installed
 	$(BIN)/python -c "import shutil; shutil.rmtree('runs/demo', ignore_errors=True)"
@@ -11,6 +12,9 @@ demo: .venv/installed
 
 test: lint types
 	$(BIN)/python -m pytest
+
+test-cluster: .venv/installed-dev
+	$(BIN)/python -m pytest tests/cluster -m cluster
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .

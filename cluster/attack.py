@@ -1,11 +1,11 @@
-"""What one submits to attack a folder that every node sees: the arguments are those of `dxray attack`.
+"""What one submits to attack a folder that every machine sees. The arguments are those of `dxray attack`.
 
-ray submit cluster.yaml attack.py -- ~/faces --model ~/runs/sweep --address auto --out ~/runs/attack
+ray submit cluster.yaml attack.py -- /srv/dxray/faces --model /srv/dxray/runs/sweep
 """
 
 import sys
 
-from orchestrator.cli import main
+from orchestrator.submitted import run
 
 if __name__ == "__main__":
-    sys.exit(main(["attack", *sys.argv[1:]]))
+    sys.exit(run("attack", sys.argv[1:]))

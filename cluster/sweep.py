@@ -1,11 +1,11 @@
-"""What one submits to train a grid on a cluster: the arguments are those of `dxray sweep`.
+"""What one submits to train a grid on a cluster. The arguments are those of `dxray sweep`; submitted again, it goes on.
 
-ray submit cluster.yaml sweep.py -- --net densenet --filters 8 16 --address auto --out ~/runs/sweep
+ray submit cluster.yaml sweep.py -- --preset laptop --out /srv/dxray/runs/laptop
 """
 
 import sys
 
-from orchestrator.cli import main
+from orchestrator.submitted import run
 
 if __name__ == "__main__":
-    sys.exit(main(["sweep", *sys.argv[1:]]))
+    sys.exit(run("sweep", sys.argv[1:]))

@@ -7,6 +7,7 @@ A cell's folder is its memory: `state.safetensors` while it trains (a killed cel
 import errno
 import inspect
 import json
+import socket
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,7 @@ def train_cell(
         if isinstance(wrong, OSError) and wrong.errno in _DISK:
             raise
         result = {"status": "KO", "reason": _reason(wrong, allowed)}
-    return _end(folder, result | {"memory_gib": peak.gib()})
+    return _end(folder, result | {"memory_gib": peak.gib(), "host": socket.gethostname()})
 
 
 def measure_stopped(cell: Mapping[str, Any], data: Mapping[str, Any], folder: Path) -> dict[str, Any]:

@@ -9,14 +9,19 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from textwrap import indent
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from orchestrator import cluster_commands
 from orchestrator.console import Console
 from orchestrator.errors import Interrupted, UserError
 from orchestrator.grid import PARAMETERS, Grid
 
+if TYPE_CHECKING:
+    from orchestrator.sweep import SweepConfig
+
 EXAMPLES = {
     "sweep": "dxray sweep --data utkface:faces/ --net densenet --filters 8 16 --dropout 0 0.1 --out runs/sweep",
+    "plan": "dxray plan --preset laptop --data utkface:faces/ --address auto",
     "attack": "dxray attack faces/ --model runs/sweep --out runs/attack",
     "predict": "dxray predict face.png other.jpg --model runs/sweep",
     "verify": "dxray verify runs/attack",
@@ -35,10 +40,22 @@ MODEL = "a checkpoint, a sweep's folder (its best net), a torch.export or TorchS
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; exit code 0 on success, 1 for what the user can put right, 2 for wrong usage, 130 for Ctrl-C."""
     options = parser().parse_args(argv)
-    console = Console(as_json=options.json)
+    return guarded(lambda: _run(options))
+
+
+def _run(options: argparse.Namespace) -> int:
+    if getattr(options, "joins", False) and options.address:
+        from orchestrator.ray_session import must_let_in
+
+        must_let_in(options.address)  # asked again where it is joined; here before minutes are spent on reading faces
+    return options.run(options, Console(as_json=options.json))
+
+
+def guarded(run: Callable[[], int]) -> int:
+    """The exit code of `run`; what a person can put right becomes a sentence on standard error."""
     try:
         with _second_ctrl_c():
-            return options.run(options, console)
+            return run()
     except Interrupted as stopped:
         return _fail(str(stopped), 130)
     except KeyboardInterrupt:
@@ -46,6 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has gone: `dxray ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except UserError as wrong:
+        return _fail(str(wrong), 1)
     except _expected() as wrong:
         return _fail(str(wrong), 1)
 
@@ -73,10 +92,10 @@ def _second_ctrl_c() -> Iterator[None]:
 
 
 def _expected() -> tuple[type[Exception], ...]:
-    from models.checkpoint import CheckpointError
+    from models.checkpoint import CheckpointError  # they load torch, which takes seconds
     from models.faces import FacesError
 
-    return UserError, FacesError, CheckpointError
+    return FacesError, CheckpointError
 
 
 def _fail(sentence: str, code: int) -> int:
@@ -92,6 +111,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action=_Version, nargs=0, help="of dxray, torch and Python")
     verbs = top.add_subparsers(metavar="VERB", required=True)
     _sweep_parser(_verb(verbs, "sweep", _sweep, "train a grid of nets with Ray Tune and keep the best"))
+    _sweep_parser(_verb(verbs, "plan", _plan, "say what a sweep would train, where, and how long it would take"))
     _attack_parser(
         _verb(verbs, "attack", _attack, "change faces as little as fools a net; save images and an Arrow table")
     )
@@ -102,6 +122,7 @@ def parser() -> argparse.ArgumentParser:
     _compact_parser(_verb(verbs, "compact", _compact, "merge the many small parts of a finished attack into few"))
     _doctor_parser(_verb(verbs, "doctor", _doctor, "say what is wrong with a training, and what to do about it"))
     _demo_parser(_verb(verbs, "demo", _demo, "the whole story on synthetic faces, in a few minutes"))
+    cluster_commands.add_verbs(verbs)
     return top
 
 
@@ -110,7 +131,7 @@ def _verb(verbs: Any, name: str, run: Callable[..., int], text: str) -> argparse
     made.set_defaults(run=run)
     made.add_argument("--json", action="store_true", help="one JSON object on standard output, text on standard error")
     # A sweep's seeds are a part of its grid: where none are given, a grid file may name them.
-    several = {"nargs": "+"} if name == "sweep" else {"default": 0}
+    several = {"nargs": "+"} if name in ("sweep", "plan") else {"default": 0}
     made.add_argument("--seed", type=_whole, metavar="X", help="of all that is drawn (0)", **several)
     return made
 
@@ -118,6 +139,7 @@ def _verb(verbs: Any, name: str, run: Callable[..., int], text: str) -> argparse
 def _cluster_options(made: argparse.ArgumentParser, out: str) -> None:
     made.add_argument("--out", type=Path, metavar="DIR", help=f"folder for the results ({out})")
     made.add_argument("--address", help="of a running Ray cluster, or 'auto'; without it a local Ray is started")
+    made.set_defaults(joins=True)
 
 
 def _alone_options(made: argparse.ArgumentParser, table: str) -> None:
@@ -151,7 +173,9 @@ def _sweep_parser(made: argparse.ArgumentParser) -> None:
     )
     made.add_argument("--mlflow", metavar="URI", help="also log every net to this MLflow server or sqlite:///FILE")
     made.add_argument("--cpus-per-trial", type=_whole, help="(the CPUs shared out among the nets, at least 1)")
-    made.add_argument("--gpus-per-trial", type=float, help="share of a GPU for each net (1 where there is one, else 0)")
+    made.add_argument(
+        "--gpus-per-trial", type=_share, help="share of a GPU for each net, or auto (1 where there is one)"
+    )
     made.add_argument("--time-limit", type=float, metavar="SECONDS", help="for each net; one that takes longer is KO")
     made.add_argument("--memory-limit", type=float, metavar="GIB", help="for each net; one that needs more is KO")
     made.add_argument("--max-concurrent", type=_whole, help="nets trained at a time (as many as there are CPUs)")
@@ -266,38 +290,54 @@ def _sweep(options: argparse.Namespace, console: Console) -> int:
         return _list_presets(console)
     if options.show:
         return _show_sweep(options.show, console)
-    from orchestrator.sweep import SweepConfig, resume, sweep
+    from orchestrator.sweep import resume, sweep
 
-    given = {name: value for name in PARAMETERS if (value := getattr(options, name)) is not None}
     if options.resume:
         _resume_takes_all_else(options)
         result = resume(options.resume, console, address=options.address)
     else:
-        config = SweepConfig(
-            data=options.data,
-            size=options.size,
-            classes=options.classes.split(",") if options.classes else None,
-            label=options.label,
-            data_seed=options.seed[0] if options.seed else 0,
-            grid=_grid(options, given, console),
-            search=options.search or "grid",
-            samples=options.samples,
-            stop_early=options.stop_early,
-            validate=_named_sources(options.validate or []),
-            cpus_per_trial=options.cpus_per_trial,
-            gpus_per_trial=options.gpus_per_trial,
-            max_concurrent=options.max_concurrent,
-            time_limit=options.time_limit,
-            memory_limit=options.memory_limit,
-            mlflow=options.mlflow,
+        result = sweep(
+            _sweep_config(options, console), options.out or Path("runs/sweep"), console, address=options.address
         )
-        result = sweep(config, options.out or Path("runs/sweep"), console, address=options.address)
     result["table"] = _show_trials(result["trials"], Path(result["out"]), console)
     best = result["best_trial"]
     console.say(f"best on the validation split: {best['accuracy']:.2%} on the test split; saved in {result['best']}")
     # Of layers there may be hundreds of thousands of figures, which layers.parquet holds.
     brief = [{name: value for name, value in row.items() if name != "layer_columns"} for row in result["trials"]]
     console.result(result | {"trials": brief})
+    return 0
+
+
+def _sweep_config(options: argparse.Namespace, console: Console) -> "SweepConfig":
+    from orchestrator.sweep import SweepConfig
+
+    given = {name: value for name in PARAMETERS if (value := getattr(options, name)) is not None}
+    return SweepConfig(
+        data=options.data,
+        size=options.size,
+        classes=options.classes.split(",") if options.classes else None,
+        label=options.label,
+        data_seed=options.seed[0] if options.seed else 0,
+        grid=_grid(options, given, console),
+        search=options.search or "grid",
+        samples=options.samples,
+        stop_early=options.stop_early,
+        validate=_named_sources(options.validate or []),
+        cpus_per_trial=options.cpus_per_trial,
+        gpus_per_trial=options.gpus_per_trial,
+        max_concurrent=options.max_concurrent,
+        time_limit=options.time_limit,
+        memory_limit=options.memory_limit,
+        mlflow=options.mlflow,
+    )
+
+
+def _plan(options: argparse.Namespace, console: Console) -> int:
+    from orchestrator.plan import plan
+
+    if options.resume or options.show or options.list_presets:
+        raise UserError("plan takes what a new sweep takes; leave --resume, --show and --list-presets out")
+    console.result(plan(_sweep_config(options, console), console, address=options.address))
     return 0
 
 
@@ -500,6 +540,13 @@ def _whole(text: str) -> int:
 
 
 _whole.__name__ = "whole number"  # what argparse calls it: "invalid whole number value: 'x'"
+
+
+def _share(text: str) -> float | str:
+    return text if text == "auto" else float(text)
+
+
+_share.__name__ = "number"
 
 
 def _switch(text: str) -> bool:

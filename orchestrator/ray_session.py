@@ -38,7 +38,7 @@ def connected(address: str | None = None) -> Iterator[None]:
     A Ray that this process is already connected to is used and left as it is (a session of tests shares one).
 
     Raises:
-        UserError: nothing answers at `address`.
+        UserError: nothing answers at `address`, or the cluster there does not take the token that is here.
     """
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
@@ -57,10 +57,7 @@ def connected(address: str | None = None) -> Iterator[None]:
             ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
             _tighten_token()
         else:
-            _must_answer(address)
-            if _token().exists():
-                # Ray does this by itself for the address "auto" alone; for others it would try for 20 s without.
-                os.environ.setdefault("RAY_AUTH_MODE", "token")
+            must_let_in(address)
             try:
                 ray.init(
                     address=address,
@@ -79,19 +76,59 @@ def connected(address: str | None = None) -> Iterator[None]:
 
 def _no_cluster(address: str, reason: str) -> UserError:
     return UserError(
-        f"no Ray cluster could be joined at '{address}' ({reason}); check the address and, where the cluster asks for "
-        "a token, that RAY_AUTH_MODE=token and ~/.ray/auth_token are set; without --address a local Ray is started"
+        f"no Ray cluster could be joined at '{address}' ({reason}); check the address, or leave --address out: a local "
+        "Ray is started then"
+    )
+
+
+def must_let_in(address: str) -> None:
+    """Ask the cluster at `address` whether it takes the token that is here, and have Ray use that one from now on.
+
+    Ray itself would try for 20 s, and then tell of a crash. How it finds the address that "auto" stands for, and what
+    asks so quickly, are not of its public interface.
+
+    Raises:
+        UserError: nothing answers, or the cluster does not take the token.
+    """
+    import ray
+    from ray._private.services import canonicalize_bootstrap_address
+    from ray._raylet import Config, GcsClient  # type: ignore[attr-defined]  # compiled
+
+    if ray.is_initialized():
+        return  # it is that one which is used
+    if address.startswith("ray://"):
+        raise UserError(
+            f"'{address}' is an address of Ray Client, which dxray does not use; give HOST:6379, or submit the command"
+        )
+    place = "RAY_AUTH_TOKEN" if os.environ.get("RAY_AUTH_TOKEN") else str(_token())
+    here = place == "RAY_AUTH_TOKEN" or _token().exists()
+    if here and "RAY_AUTH_MODE" not in os.environ:
+        os.environ["RAY_AUTH_MODE"] = "token"
+        Config.initialize("")  # Ray has read its environment when it was imported
+    if not here and os.environ.get("RAY_AUTH_MODE") == "token":
+        raise _not_let_in(address, f"there is none in {place}")  # Ray would end the process
+    try:
+        found = canonicalize_bootstrap_address(address) or address
+        _must_answer(found)
+        GcsClient(address=found)
+    except ray.exceptions.AuthenticationError:
+        raise _not_let_in(address, f"there is {'another' if here else 'none'} in {place}") from None
+    except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as wrong:
+        raise _no_cluster(address, getattr(wrong, "strerror", None) or str(wrong).splitlines()[0]) from None
+
+
+def _not_let_in(address: str, what: str) -> UserError:
+    return UserError(
+        f"the Ray cluster at '{address}' asks for a token, and {what}; copy ~/.ray/auth_token from the machine that "
+        "brought the cluster up (mode 600, in a folder of mode 700)"
     )
 
 
 def _must_answer(address: str, *, seconds: float = 3.0) -> None:
-    """UserError where nothing listens at `host:port`: Ray itself would try for two minutes, and blame a crash."""
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    """OSError where nothing listens at `host:port`."""
+    host, colon, port = address.rpartition(":")
     if colon and port.isdecimal():
-        try:
-            socket.create_connection((host, int(port)), timeout=seconds).close()
-        except (OSError, OverflowError) as wrong:
-            raise _no_cluster(address, getattr(wrong, "strerror", None) or str(wrong)) from None
+        socket.create_connection((host, int(port)), timeout=seconds).close()
 
 
 def _token() -> Path:
@@ -116,11 +153,27 @@ def cpus() -> int:
     return max(1, int(ray.cluster_resources().get("CPU", 1)))
 
 
+def largest_node() -> int:
+    """CPUs of the node that has most: what a single process can have at best."""
+    return max(1, int(max((node.get("CPU", 0.0) for node in _nodes()), default=1)))
+
+
 def gpus() -> float:
     """GPUs of the cluster that is connected."""
     import ray
 
     return float(ray.cluster_resources().get("GPU", 0))
+
+
+def machines() -> int:
+    """Nodes of the cluster that is connected."""
+    return len(_nodes())
+
+
+def feeders() -> int:
+    """CPUs for each GPU on the node that has fewest for them; 1 where there is no GPU."""
+    shares = [node.get("CPU", 0.0) / node["GPU"] for node in _nodes() if node.get("GPU")]
+    return max(1, int(min(shares, default=1)))
 
 
 BASE = 0.5  # GiB of a worker that has loaded torch and Ray, before it does anything

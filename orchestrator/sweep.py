@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from models.checkpoint import versions
 from models.doctor import data_findings
@@ -15,7 +15,8 @@ from orchestrator.console import Console
 from orchestrator.errors import Interrupted, UserError
 from orchestrator.grid import Grid, cells
 from orchestrator.mlflow_log import MlflowLog
-from orchestrator.ray_session import connected, cpus, gpus, memory_for_each, slots
+from orchestrator.packing import gpu_share, on_a_gpu
+from orchestrator.ray_session import connected, cpus, feeders, gpus, largest_node, memory_for_each, slots
 from orchestrator.search import chosen
 from orchestrator.store import locked, read_json, writable_folder, write_json
 from orchestrator.trials import best_of
@@ -36,7 +37,7 @@ class SweepConfig:
         stop_early: trainings that lag behind others are stopped, see `search.early_stopping`.
         validate: name -> source of further faces, all of which every net is measured on.
         cpus_per_trial: threads of each training; None: the CPUs shared out among the trainings that run at a time.
-        gpus_per_trial: share of a GPU; None: one where there is one.
+        gpus_per_trial: share of a GPU; None: one where there is one; "auto": as much as the hungriest training takes.
         max_concurrent: trainings at a time; None: as many as fit.
         time_limit: seconds for each training; None: no limit.
         memory_limit: GiB for each training; None: the memory shared out among the trainings that run at a time.
@@ -54,7 +55,7 @@ class SweepConfig:
     stop_early: bool = False
     validate: dict[str, str] = field(default_factory=dict)
     cpus_per_trial: int | None = None
-    gpus_per_trial: float | None = None
+    gpus_per_trial: float | Literal["auto"] | None = None
     max_concurrent: int | None = None
     time_limit: float | None = None
     memory_limit: float | None = None
@@ -75,8 +76,7 @@ def sweep(
         UserError: the request or the folder is not usable, a split is empty, or no cell could be trained.
         Interrupted: Ctrl-C; the finished cells are in the table.
     """
-    todo = chosen(cells(config.grid), config.search, config.samples, config.data_seed)
-    data, hashes = _arrays(config, faces or _read(config, console), console)
+    todo, data, hashes = asked(config, console, faces)
     out = writable_folder(out, "the sweep's results")
     with locked(out):
         if (out / CONFIG).exists():
@@ -85,10 +85,22 @@ def sweep(
             )
         log = MlflowLog(config.mlflow, out, console) if config.mlflow else None
         with _stops(out, len(todo)), connected(address):
-            _share_out(config, len(todo))
+            share_out(config, todo, data)
             record = {"format": FORMAT, "config": asdict(config), "cells": todo, **hashes}
             write_json(out / CONFIG, record | {"versions": versions()})
             return _train(config, todo, data, out, console, log)
+
+
+def asked(
+    config: SweepConfig, console: Console, faces: Faces | None = None
+) -> tuple[list[dict[str, Any]], dict[str, Any], dict[str, Any]]:
+    """The cells to train, what every training gets, and the hashes of its faces.
+
+    Raises:
+        UserError: the request makes no sense, or a split is empty.
+    """
+    todo = chosen(cells(config.grid), config.search, config.samples, config.data_seed)
+    return todo, *_arrays(config, faces or _read(config, console), console)
 
 
 def resume(out: Path, console: Console, *, address: str | None = None, faces: Faces | None = None) -> dict[str, Any]:
@@ -145,13 +157,19 @@ def _stops(out: Path, nets: int) -> Iterator[None]:
         raise UserError(f"'{out}' takes no more ({disk}); make room there: {go_on()}") from None
 
 
-def _share_out(config: SweepConfig, nets: int) -> None:
+def share_out(config: SweepConfig, todo: Sequence[Mapping[str, Any]], data: Mapping[str, Any]) -> None:
     """Fill in, for good, what the request leaves to the cluster that is connected."""
+    nets = len(todo)
     if config.gpus_per_trial is None:
         config.gpus_per_trial = float(gpus() > 0)
+    if config.gpus_per_trial == "auto" and not gpus():
+        config.gpus_per_trial = 0.0
+    if config.gpus_per_trial == "auto":
+        shape, classes = data["train"][0].shape[1:], len(data["classes"])
+        config.gpus_per_trial = gpu_share(todo, shape, classes, feeders(), on_a_gpu)
     if config.cpus_per_trial is None:
         # Where there are fewer nets than CPUs each gets several threads; else one each wastes least.
-        config.cpus_per_trial = max(1, cpus() // min(nets, config.max_concurrent or nets))
+        config.cpus_per_trial = max(1, min(largest_node(), cpus() // min(nets, config.max_concurrent or nets)))
     if config.memory_limit is None and not config.gpus_per_trial:
         threads = config.cpus_per_trial
         at_once = min(nets, config.max_concurrent or nets, slots(threads, 0))
@@ -172,7 +190,7 @@ def _train(
         data,
         out,
         console,
-        _limits(config, console),
+        limits_of(config, console),
         study=(config.samples or 0, config.data_seed) if config.search == "optuna" else None,
         stop_early=config.stop_early,
         log=log,
@@ -183,9 +201,9 @@ def _train(
     return {"out": str(out), "best": str(out / "best"), "best_trial": best, "trials": rows}
 
 
-def _limits(config: SweepConfig, console: Console) -> Limits:
+def limits_of(config: SweepConfig, console: Console) -> Limits:
     """UserError where the cluster has nothing that even one training would fit on."""
-    threads, share, gib = config.cpus_per_trial or 1, config.gpus_per_trial or 0.0, config.memory_limit
+    threads, share, gib = config.cpus_per_trial or 1, float(config.gpus_per_trial or 0.0), config.memory_limit
     most = slots(threads, share)
     if not most:
         raise UserError(

@@ -71,6 +71,7 @@ TIMING = pa.schema(
         column("seconds", pa.float64(), "of all its epochs together, validation included", "s"),
         column("images_per_second", pa.float64(), "training images seen, by those seconds", "images/s"),
         column("memory_gib", pa.float64(), "most memory that the training held", "GiB"),
+        column("host", pa.string(), "name of the machine that trained it"),
     ]
 )
 

@@ -63,7 +63,7 @@ def train_cells(
         OSError, or an exception that it has led to: the disk of `out` is full or read-only.
     """
     shared = ray.put(data)
-    work = [_work(cell, data) for cell in cells]
+    work = [work_of(cell, data) for cell in cells]
     watcher = Watcher(cells, work, out, shared, log.add if log else None)
     known = watcher.known()
     if study:
@@ -140,7 +140,7 @@ def _trial(config: dict[str, Any], shared: list[ray.ObjectRef], out: Path, limit
         tune.report({"unwritable": str(wrong)})
 
 
-def _work(cell: Mapping[str, Any], data: Mapping[str, Any]) -> float:
+def work_of(cell: Mapping[str, Any], data: Mapping[str, Any]) -> float:
     """What a training costs beside others: multiplications over all epochs. 0 where the cell makes no net."""
     images = data["train"][0][: cell.get("train_size")]
     net = tuple((name, cell[name]) for name in NET_PARAMETERS if name in cell and name != "dropout")

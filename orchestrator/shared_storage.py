@@ -1,0 +1,93 @@
+"""Does every machine see the folder that the results go to? Asked before any work, not found out at its end."""
+
+import socket
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from orchestrator.errors import UserError
+from orchestrator.store import writable_folder, write_bytes
+
+
+def must_be_shared(folder: Path, *, readable: Sequence[Path] = (), seconds: float = 60.0) -> None:
+    """Have every node of the connected cluster write to `folder` what this machine reads there, and the reverse.
+
+    Args:
+        readable: paths that every node must be able to read.
+        seconds: that a node has to answer.
+
+    Raises:
+        UserError: names the first node that cannot, and what it cannot.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    writable_folder(folder, "the results")
+    mark = uuid.uuid4().hex
+    ours = folder / f".{mark}"
+    paths = [str(path.expanduser().absolute()) for path in readable]
+    nodes = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
+    write_bytes(ours, mark.encode())
+    try:
+        ask = ray.remote(num_cpus=0, max_retries=0)(_look)
+        asked = {
+            ask.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(ours, paths): node
+            for node in nodes
+        }
+        answered, silent = ray.wait(list(asked), num_returns=len(asked), timeout=seconds)
+        if silent:
+            raise UserError(
+                f"node {nodes[asked[silent[0]]]} did not answer in {seconds:.0f} s whether it can write to '{folder}'; "
+                "see by `ray status` whether it is well, and submit again"
+            )
+        for answer in answered:
+            _judge(answer, nodes[asked[answer]], folder, mark)
+    finally:
+        for left in folder.glob(f".{mark}*"):
+            left.unlink(missing_ok=True)
+
+
+def _look(ours: Path, paths: Sequence[str]) -> tuple[str, str | None]:
+    """On a node: the name of the file that it has written beside `ours`, or what it cannot do."""
+    theirs = ours.with_name(f"{ours.name}.{socket.gethostname()}.{uuid.uuid4().hex[:8]}")
+    for path in paths:
+        try:
+            next(Path(path).iterdir(), None) if Path(path).is_dir() else Path(path).open("rb").close()
+        except OSError as wrong:
+            return "", f"read '{path}' ({wrong.strerror})"
+    try:
+        seen = ours.read_bytes().decode()
+    except OSError as wrong:
+        return "", f"see what the head writes to '{ours.parent}' ({wrong.strerror}): it is not the same folder there"
+    try:
+        theirs.write_text(seen)
+    except OSError as wrong:
+        return "", f"write to '{ours.parent}' ({wrong.strerror})"
+    return theirs.name, None
+
+
+def _holds(file: Path, text: str) -> bool:
+    try:
+        return file.read_text() == text
+    except OSError:
+        return False
+
+
+def _judge(answer: Any, address: str, folder: Path, mark: str) -> None:
+    import ray
+
+    try:
+        name, cannot = ray.get(answer)
+    except ray.exceptions.RayError as wrong:
+        raise UserError(
+            f"node {address} could not be asked whether it sees '{folder}' ({type(wrong).__name__}); "
+            "see by `ray status` whether it is well, and submit again"
+        ) from None
+    if cannot is None:
+        if _holds(folder / name, mark):
+            return
+        cannot = f"be seen to write to '{folder}': it is not the same folder there"
+    raise UserError(
+        f"node {address} cannot {cannot}; give a folder that every machine of the cluster sees under the same name"
+    )

@@ -1,0 +1,133 @@
+"""A verb as `cluster/sweep.py` and `cluster/attack.py` run it on a cluster's head, where `ray submit` sent them.
+
+What differs from the same verb in a terminal: the results have a place that outlives the session, the same arguments
+submitted again go on with them, and nothing starts before every machine has been seen to share that place.
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from orchestrator import cli
+from orchestrator.console import Console
+from orchestrator.errors import UserError
+from orchestrator.inputs import absolute
+from orchestrator.ray_session import connected, machines
+from orchestrator.shared_storage import must_be_shared
+from orchestrator.store import write_json
+
+RECORD = "submitted.json"
+RUNS = "DXRAY_RUNS"  # set by cluster.yaml: the folder that every machine sees
+_BOOTSTRAP = Path("~/ray_bootstrap_config.yaml")  # what `ray up` leaves on the head
+_CONFIG = {"sweep": "sweep.json", "attack": "attack.json"}
+
+
+def run(verb: str, arguments: Sequence[str]) -> int:
+    """`dxray VERB` with these arguments on the cluster that this machine leads; exit codes as of `cli.main`."""
+    return cli.guarded(lambda: _run(verb, list(arguments)))
+
+
+def _run(verb: str, arguments: list[str]) -> int:
+    try:
+        options = cli.parser().parse_args([verb, *arguments])
+    except SystemExit as left:
+        if left.code:
+            sys.stderr.write(
+                "dxray: `ray submit` takes the quotes off what stands behind `--`; quote an argument that has spaces "
+                "or quotes of its own twice, as in --data '\"folder:my faces\"', or use `dxray submit`\n"
+            )
+        raise
+    if getattr(options, "show", None) or getattr(options, "list_presets", False):
+        return cli.main([verb, *arguments])  # needs no cluster
+    address = options.address or "auto"
+    named = options.resume or getattr(options, "update", None)
+    out = (named or options.out or _runs() / verb).expanduser().absolute()
+    with connected(address), _gathered(Console(as_json=options.json)):
+        must_be_shared(out, readable=local_places(getattr(options, "paths", ())))
+        return cli.main([verb, *arguments, "--address", address] if named else _command(verb, arguments, out, address))
+
+
+def local_places(places: Sequence[str]) -> list[Path]:
+    """Of what an attack is given, the files and folders that every machine must see for itself.
+
+    Buckets and Hugging Face data sets are not among them, nor are patterns, which only the head resolves.
+    """
+    found = [place.removeprefix("parquet:").removeprefix("list:") for place in map(absolute, places)]
+    return [Path(place) for place in found if place.startswith("/") and not set(place) & set("*?[")]
+
+
+def _runs() -> Path:
+    return Path(os.environ.get(RUNS) or "~/dxray/runs").expanduser()
+
+
+def _command(verb: str, arguments: list[str], out: Path, address: str) -> list[str]:
+    """The arguments of `dxray` that start the run in `out`, or go on with it where it was submitted before.
+
+    Raises:
+        UserError: what is in `out` was submitted with other arguments.
+    """
+    record = out / RECORD
+    if (out / _CONFIG[verb]).exists() and record.exists():
+        before = json.loads(record.read_text())["arguments"]
+        if before != arguments:
+            raise UserError(
+                f"'{out}' holds a run that was submitted with other arguments: {' '.join(before) or 'none'}; "
+                "submit these again to go on with it, or choose another --out"
+            )
+        return [verb, "--resume", str(out), "--address", address, *(["--json"] if "--json" in arguments else [])]
+    if not (out / _CONFIG[verb]).exists():  # a run that came otherwise is refused by the verb itself
+        write_json(record, {"arguments": arguments})
+    return [verb, *arguments, "--out", str(out), "--address", address]
+
+
+@contextmanager
+def _gathered(console: Console, *, patience: float = 600.0) -> Iterator[None]:
+    """Wait for the machines that the cluster file names; on a cloud ask for them first, and let them go at the end."""
+    from ray.autoscaler.sdk import request_resources
+
+    try:
+        wanted, bundles = wanted_machines(json.loads(_BOOTSTRAP.expanduser().read_text()))
+    except (OSError, ValueError):
+        wanted, bundles = 1, []  # not brought up by `ray up`: what is there is what there is
+    try:
+        if bundles:
+            request_resources(bundles=bundles)
+        _wait(wanted, console, patience)
+        yield
+    finally:
+        if bundles:
+            request_resources(bundles=[])
+
+
+def wanted_machines(config: Mapping[str, Any]) -> tuple[int, list[dict[str, float]]]:
+    """How many machines a cluster file has in all, and what to ask Ray for so that it starts those that it must start.
+
+    Args:
+        config: what `ray up` leaves on the head.
+    """
+    provider = config["provider"]
+    if provider["type"] == "local":
+        return 1 + len(provider["worker_ips"]), []  # started by `ray up` itself
+    kinds = [kind for name, kind in config["available_node_types"].items() if name != config["head_node_type"]]
+    return 1 + config["max_workers"], [dict(kinds[0]["resources"]) for _ in range(config["max_workers"])]
+
+
+def _wait(wanted: int, console: Console, patience: float) -> None:
+    deadline = time.monotonic() + patience
+    here = -1
+    while (joined := machines()) < wanted:
+        if joined != here:
+            console.say(f"{joined} of {wanted} machines have joined; waiting for the others")
+            here = joined
+        if time.monotonic() > deadline:
+            console.say(
+                f"went on without {wanted - joined} of {wanted} machines, which did not join in {patience:.0f} s; "
+                "the head's /tmp/ray/session_latest/logs/monitor.out says why"
+            )
+            return
+        time.sleep(1)

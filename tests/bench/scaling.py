@@ -1,0 +1,130 @@
+"""How the scheduling of a batch attack scales, with sleep in place of the attack: two cores then carry 64 workers.
+
+    python -m tests.bench.scaling
+    python -m tests.bench.scaling --workers 1 4 16 --seconds 20
+
+Real: the cutting into shards, the crew that hands them out, Ray with a raylet for each 16 workers. Simulated: a shard,
+which sleeps as long as its images would take and writes nothing. So this tells what the scheduling adds, not what a
+shared disk or network would.
+
+1. Efficiency: images x seconds an image / workers, over the time from the first shard to the last, workers warm.
+2. Cost of a shard: the driver's own CPU time for shards that take no time, and how many a second go through.
+3. What follows for 1,000 GPUs: which of the driver's time and memory is used up first.
+"""
+
+import argparse
+import itertools
+import logging
+import resource
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import ray
+from ray.cluster_utils import Cluster
+
+from orchestrator.crew import Crew
+from orchestrator.cutting import SECONDS, Cutting, Shard, largest_shard
+
+A_NODE = 16  # workers
+PIXELS = 48 * 48
+WORKERS_A_GPU = 4  # as `dxray attack` has it
+EMPTY = 2000  # shards that take no time
+
+
+@contextmanager
+def cluster(workers: int) -> Iterator[None]:
+    """Raylets that hold so many workers; memory and object store are small, for they share one machine's."""
+    size: dict[str, Any] = {"object_store_memory": 80 * 2**20, "memory": 8 * 2**30}
+    nodes = [min(A_NODE, workers - i) for i in range(0, workers, A_NODE)]
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": nodes[0], **size})
+    try:
+        for cpus in nodes[1:]:
+            made.add_node(num_cpus=cpus, **size)
+        ray.init(address=made.address, log_to_driver=False, logging_level=logging.ERROR)
+        yield
+    finally:
+        ray.shutdown()
+        made.shutdown()
+
+
+def crew_of(seconds_an_image: float, workers: int) -> Crew:
+    def shard(job: Any, piece: Shard, start: int, stop: int, *_: Any) -> Counter[str]:
+        time.sleep((stop - start) * seconds_an_image)
+        return Counter(fooled=stop - start)
+
+    def warm(*_: Any) -> None:
+        time.sleep(3 + workers / 8)  # until each has a process of its own
+
+    # In place of a job and a net, which workers would load torch for.
+    crew = Crew(SimpleNamespace(out=Path("unused")), (b"", b""), net_sha256="")  # type: ignore[arg-type]
+    crew._task = ray.remote(num_cpus=1, max_retries=0)(shard)
+    ray.get([ray.remote(num_cpus=1)(warm).remote() for _ in range(workers)])
+    return crew
+
+
+def efficiency(workers: int, seconds: float, seconds_an_image: float) -> dict[str, float]:
+    """Of a run whose workers have `seconds` of work each."""
+    images = int(workers * seconds / seconds_an_image)
+    listed = {
+        "inputs": images,
+        "first_part": 0,
+        "workers": workers,
+        "largest": largest_shard(seconds_an_image, PIXELS),
+    }
+    with tempfile.TemporaryDirectory() as out:
+        crew, cutting = crew_of(seconds_an_image, workers), Cutting(Path(out), 0, listed)
+        shards, done, started = 0, 0, time.perf_counter()
+        for counts in crew.work_off(cutting.take):
+            shards, done = shards + 1, done + counts.total()
+        took = time.perf_counter() - started
+    assert done == images
+    return {"shards": shards, "images": images, "took": took, "efficiency": images * seconds_an_image / workers / took}
+
+
+def cost_of_a_shard(workers: int) -> tuple[float, float]:
+    """Seconds of the driver's CPU for each shard, and shards a second."""
+    crew = crew_of(0.0, workers)
+    numbers = itertools.count()
+
+    def take() -> Shard | None:
+        index = next(numbers)
+        return Shard(index, 0, index, index + 1) if index < EMPTY else None
+
+    cpu, started = time.process_time(), time.perf_counter()
+    assert sum(1 for _ in crew.work_off(take)) == EMPTY
+    return (time.process_time() - cpu) / EMPTY, EMPTY / (time.perf_counter() - started)
+
+
+def main() -> None:
+    asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    asked.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32, 64])
+    asked.add_argument("--seconds", type=float, default=60.0, help="of work for each worker (60)")
+    asked.add_argument("--image", type=float, default=0.02, help="seconds that an image takes (0.02)")
+    options = asked.parse_args()
+    print("workers  nodes  shards   images  seconds  efficiency  driver ms/shard  shards/s  driver MiB")
+    for workers in options.workers:
+        with cluster(workers):
+            run = efficiency(workers, options.seconds, options.image)
+            cpu, rate = cost_of_a_shard(workers)
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        print(
+            f"{workers:7} {-(-workers // A_NODE):6} {run['shards']:7} {run['images']:8} {run['took']:8.1f} "
+            f"{run['efficiency']:11.3f} {cpu * 1e3:16.2f} {rate:9.0f} {memory:11.0f}",
+            flush=True,
+        )
+    needed = 1000 * WORKERS_A_GPU / SECONDS
+    print(
+        f"\n1,000 GPUs with {WORKERS_A_GPU} workers each and shards of {SECONDS:g} s end {needed:.0f} shards a second, "
+        f"for which the driver has {1e3 / needed:.1f} ms each; it took {cpu * 1e3:.2f} ms of CPU, so it is busy for "
+        f"{needed * cpu:.0%}, and all of Ray here let {rate:.0f} a second through"
+    )
+
+
+if __name__ == "__main__":
+    main()
