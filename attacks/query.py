@@ -141,7 +141,7 @@ class Query:
         found = []
         with torch.no_grad():
             for chunk, owner in self._chunks(points, rows):
-                found.append(self._checked(self.net(chunk), owner)[: len(owner)])
+                found.append(self._checked(self.net(chunk).to(points.device), owner)[: len(owner)])
         self._count(self.ledger.forwards, rows)
         return torch.cat(found)
 
@@ -164,24 +164,25 @@ class Query:
             labels, targets = self.labels[image], None if self.targets is None else self.targets[image]
             with torch.enable_grad():
                 chunk.requires_grad_(True)
-                logits = self._checked(self.net(chunk), owner)
+                logits = self._checked(self.net(chunk).to(points.device), owner)
                 total = score(logits, labels, targets).sum()
             slope = torch.autograd.grad(total, chunk)[0] if total.requires_grad else torch.zeros_like(chunk)
             margins.append(margin(logits.detach(), labels, targets)[: len(owner)])
             predicted.append(logits.detach()[: len(owner)].argmax(dim=1))
-            slopes.append(slope.nan_to_num(0, 0, 0).contiguous()[: len(owner)])
+            slopes.append(slope.to(points.device).nan_to_num(0, 0, 0).contiguous()[: len(owner)])
         self._count(self.ledger.gradients, rows)
         return Look(torch.cat(margins), torch.cat(slopes), torch.cat(predicted))
 
     def _chunks(self, points: Tensor, rows: Tensor) -> list[tuple[Tensor, Tensor]]:
         _, channels, height, width = points.shape
+        weight = next(self.net.parameters(), points)  # an attack may work on the CPU while the net is on a GPU
         chunks = []
         for start in range(0, len(points), self.batch):
             part = points[start : start + self.batch]
             # Written-out strides: a 1-channel tensor counts as contiguous in both layouts, so asking for channels-last
             # changes nothing and the convolutions take their slow path.
             strides = (channels * height * width, 1, width * channels, channels)
-            padded = torch.empty_strided((self.batch, *points.shape[1:]), strides, device=points.device)
+            padded = torch.empty_strided((self.batch, *points.shape[1:]), strides, device=weight.device)
             padded[: len(part)] = part
             padded[len(part) :] = part[:1]
             chunks.append((padded, rows[start : start + self.batch]))

@@ -26,11 +26,13 @@ from attacks.query import Ledger, Query
 from defenses.victim import restore
 from models.checkpoint import ModelCard
 from models.images import decode, encode_png
+from models.train import device_of_choice
 from orchestrator.contents import Content, contents
 from orchestrator.inputs import Input
 from orchestrator.store import TRIPLE, write_bytes, write_part, write_table
 
 STAGES = ("start", "decode", "attack", "save", "score", "store")  # of a shard, each with its seconds in timing/
+FIXED = ("torch.export", "torchscript")  # nets that stay where they were loaded
 SHORT = {"original": "ori", "modified": "mod", "amplified": "amp"}
 
 
@@ -147,8 +149,9 @@ def _timed(clock: dict[str, float], stage: str) -> Iterator[None]:
 
 @lru_cache(maxsize=1)
 def restored(card_bytes: bytes, weights: bytes) -> tuple[nn.Module, ModelCard]:
-    """The net, loaded once in a process."""
-    return restore(card_bytes, weights)
+    """The net, loaded once in a process, and on its GPU where it has one."""
+    net, card = restore(card_bytes, weights)
+    return (net if card.net in FIXED else net.to(device_of_choice())), card
 
 
 def _row(item: Input, content: Content, card: ModelCard) -> dict[str, Any]:
