@@ -4,12 +4,14 @@ Ray's own retries would run the same shard into the same image for ever. Here a 
 more, then halved, and so are its halves, until the image that does it stands alone and is recorded as failed.
 """
 
+import os
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,10 +22,11 @@ from orchestrator.cutting import Shard
 from orchestrator.errors import FULL, UserError
 from orchestrator.listing import read_list
 from orchestrator.ray_session import cpus, slots
-from orchestrator.shards import Job, attack_shard, failed_row, part
+from orchestrator.shards import Job, attack_shard, failed_row, part, restored
 from orchestrator.store import write_part, write_table
 
 TRIES = 2  # of a whole shard before it is halved, and of an image before it is recorded; halves have one
+SEE_ALL = "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES"
 LOST = 10  # nodes that may be lost in a row without a shard being finished
 
 
@@ -78,15 +81,20 @@ class Crew:
         self.job, self.net_sha256, self.say = job, net_sha256, say
         self.net = [ray.put(content) for content in net]
         self.at_once = max(1, slots(1, gpu_share)) if gpu_share else cpus()
-        self._task = ray.remote(num_cpus=1, num_gpus=gpu_share, max_retries=0)(_attacked)
+        self._how: dict[str, Any] = {"num_cpus": 1, "max_retries": 0}
+        if gpu_share:
+            # Ray would end a process after each task with a GPU, for torch looks but once which GPUs it may see. Here
+            # it sees all of them, and each task takes the one that is set apart for it.
+            self._how |= {"num_gpus": gpu_share, "max_calls": 0, "runtime_env": {"env_vars": {SEE_ALL: "1"}}}
+        self._task = ray.remote(**self._how)(_attacked)
         self._again: deque[Piece] = deque()
         self._running: dict[ray.ObjectRef, Piece] = {}
         self._missing: dict[Shard, int] = {}  # images of halved shards that no piece holds yet
         self._lost = 0
 
     def warm_up(self) -> None:
-        """Have a process of each CPU load torch and the net, while the driver does something else."""
-        warm = ray.remote(num_cpus=1, max_retries=0)(_loaded)
+        """Have the processes load torch and the net, while the driver does something else."""
+        warm = ray.remote(**self._how)(_loaded)
         self._warm = [warm.remote(*self.net) for _ in range(self.at_once)]
 
     def work_off(self, take: Callable[[], Shard | None]) -> Iterator[Counter[str]]:
@@ -194,11 +202,18 @@ def _attacked(
     job: Job, shard: Shard, start: int, stop: int, piece: Path | None, card_bytes: bytes, weights: bytes
 ) -> Counter[str]:
     inputs = list(read_list(job.out, shard.list, start, stop))
-    return attack_shard(job, shard.index, inputs, card_bytes, weights, piece=piece)
+    device = device_of(ray.get_gpu_ids(), os.environ.get("CUDA_VISIBLE_DEVICES"))
+    return attack_shard(job, shard.index, inputs, card_bytes, weights, device=device, piece=piece)
+
+
+def device_of(gpu_ids: Sequence[int | str], visible: str | None) -> str:
+    """The device of a task, as torch calls it: it counts those that CUDA_VISIBLE_DEVICES names, Ray names them."""
+    if not gpu_ids:
+        return "cpu"
+    name = str(gpu_ids[0])
+    return f"cuda:{visible.split(',').index(name) if visible else name}"
 
 
 def _loaded(card_bytes: bytes, weights: bytes) -> None:
-    from orchestrator.shards import restored
-
-    restored(card_bytes, weights)
+    restored(card_bytes, weights, device_of(ray.get_gpu_ids(), os.environ.get("CUDA_VISIBLE_DEVICES")))
     time.sleep(0.2)  # or one process would do them all

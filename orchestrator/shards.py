@@ -26,7 +26,6 @@ from attacks.query import Ledger, Query
 from defenses.victim import restore
 from models.checkpoint import ModelCard
 from models.images import decode, encode_png
-from models.train import device_of_choice
 from orchestrator.contents import Content, contents
 from orchestrator.inputs import Input
 from orchestrator.store import TRIPLE, write_bytes, write_part, write_table
@@ -62,18 +61,26 @@ class Job:
 
 
 def attack_shard(
-    job: Job, index: int, inputs: Sequence[Input], card_bytes: bytes, weights: bytes, *, piece: Path | None = None
+    job: Job,
+    index: int,
+    inputs: Sequence[Input],
+    card_bytes: bytes,
+    weights: bytes,
+    *,
+    device: str = "cpu",
+    piece: Path | None = None,
 ) -> Counter[str]:
     """Attack `inputs`, write `images/part-INDEX.parquet`, one row per input; returns how many rows of each status.
 
     Args:
+        device: where the net runs.
         piece: a file to write instead, where the inputs are a piece of the shard.
     """
     torch.set_num_threads(job.threads)  # Ray tells the limit by OMP_NUM_THREADS, which torch read before it was set
     clock = dict.fromkeys(STAGES, 0.0)
     began = time.time()
     with _timed(clock, "start"):
-        net, card = restored(card_bytes, weights)
+        net, card = restored(card_bytes, weights, device)
     with _timed(clock, "decode"):
         found = list(contents(inputs, card))
     rows = [_row(item, content, card) for item, content in zip(inputs, found, strict=True)]
@@ -148,10 +155,10 @@ def _timed(clock: dict[str, float], stage: str) -> Iterator[None]:
 
 
 @lru_cache(maxsize=1)
-def restored(card_bytes: bytes, weights: bytes) -> tuple[nn.Module, ModelCard]:
-    """The net, loaded once in a process, and on its GPU where it has one."""
+def restored(card_bytes: bytes, weights: bytes, device: str) -> tuple[nn.Module, ModelCard]:
+    """The net, loaded once in a process."""
     net, card = restore(card_bytes, weights)
-    return (net if card.net in FIXED else net.to(device_of_choice())), card
+    return (net if card.net in FIXED else net.to(device)), card
 
 
 def _row(item: Input, content: Content, card: ModelCard) -> dict[str, Any]:

@@ -1,0 +1,54 @@
+"""Which device a task uses, told by what Ray and CUDA say, for there may be no GPU here; and pieces of shards."""
+
+from pathlib import Path
+
+import pytest
+
+from orchestrator.crew import TRIES, Piece, device_of, join_pieces
+from orchestrator.cutting import Shard
+from orchestrator.inputs import Input
+from orchestrator.shards import failed_row, part
+from orchestrator.store import read_rows, write_part
+
+
+@pytest.mark.parametrize(
+    ("ids", "visible", "device"),
+    [
+        ([], None, "cpu"),
+        ([], "0,1", "cpu"),
+        ([2], None, "cuda:2"),
+        (["2"], "", "cuda:2"),
+        (["3"], "2,3", "cuda:1"),
+        (["GPU-abc"], "GPU-xyz,GPU-abc", "cuda:1"),
+    ],
+)
+def test_a_task_uses_the_gpu_that_ray_set_apart_for_it(ids: list[int | str], visible: str | None, device: str) -> None:
+    assert device_of(ids, visible) == device
+
+
+def test_a_shard_is_halved_down_to_single_images() -> None:
+    pieces, alone = [Piece(Shard(3, 0, 10, 21), 10, 21)], []
+    assert pieces[0].whole
+    assert pieces[0].tries == TRIES
+    while pieces:
+        piece = pieces.pop(0)
+        if piece.size == 1:
+            alone.append(piece.start)
+            assert piece.tries == TRIES
+        else:
+            pieces += piece.halves()
+            assert sum(half.size for half in piece.halves()) == piece.size
+            assert all(not half.whole for half in piece.halves())
+    assert sorted(alone) == list(range(10, 21))
+
+
+def test_pieces_become_the_part_of_their_shard_in_order(tmp_path: Path) -> None:
+    shard = Shard(7, 0, 98, 103)
+    for start, stop in ((101, 103), (98, 99), (99, 101)):
+        rows = [failed_row(Input(f"{i}", b"", None, "", None), "ab", "it did") for i in range(start, stop)]
+        write_part(Piece(shard, start, stop).place(tmp_path), rows)
+    write_part(Piece(Shard(8, 0, 0, 1), 0, 1).place(tmp_path), [])  # of another shard
+    assert join_pieces(tmp_path, shard) == {"failed": 5}
+    assert [row["name"] for row in read_rows(tmp_path)] == ["98", "99", "100", "101", "102"]
+    assert part(tmp_path, 7).exists()
+    assert len(list((tmp_path / "pieces").iterdir())) == 1
