@@ -203,7 +203,9 @@ def _run(
     with connected(address):
         share = (0.25 if gpus() else 0.0) if gpus_per_worker is None else gpus_per_worker
         crew = Crew(job, read(out / "model"), net_sha256=record["net_sha256"], gpu_share=share, say=console.say)
-        listed["workers"] = listed["workers"] or crew.at_once
+        if listed["workers"] is None:
+            listed["workers"] = crew.at_once
+            write_json(out / CONFIG, record)  # before the first shard: its bounds must be the same on a resume
         cutting = Cutting(out, len(record["lists"]) - 1, listed)
         cutting.measure(pixels)
         left = listed["inputs"] - cutting.finished

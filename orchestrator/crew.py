@@ -56,7 +56,7 @@ class Piece:
         return [Piece(self.shard, self.start, middle), Piece(self.shard, middle, self.stop)]
 
     def place(self, out: Path) -> Path:
-        return out / "pieces" / f"{self.shard.index:05d}-{self.start:09d}.parquet"
+        return out / "pieces" / f"{self.shard.index:05d}-{self.start}-{self.stop}.parquet"
 
 
 class Crew:
@@ -89,7 +89,7 @@ class Crew:
         self._task = ray.remote(**self._how)(_attacked)
         self._again: deque[Piece] = deque()
         self._running: dict[ray.ObjectRef, Piece] = {}
-        self._missing: dict[Shard, int] = {}  # images of halved shards that no piece holds yet
+        self._placed: dict[Shard, list[Piece]] = {}  # what is on disk of shards that were halved
         self._lost = 0
 
     def warm_up(self) -> None:
@@ -143,7 +143,7 @@ class Crew:
         if piece.whole:
             yield counts
         else:
-            yield from self._placed(piece)
+            yield from self._add(piece)
 
     def _died(self, piece: Piece, death: RayError) -> Iterator[Counter[str]]:
         piece.deaths += 1
@@ -151,8 +151,6 @@ class Crew:
             self._again.append(piece)
             return
         if piece.size > 1:
-            if piece.whole:
-                self._missing[piece.shard] = piece.size
             self._again.extend(piece.halves())
             return
         (item,) = read_list(self.job.out, piece.shard.list, piece.start, piece.stop)
@@ -165,14 +163,14 @@ class Crew:
             yield Counter(failed=1)
         else:
             write_part(piece.place(self.job.out), [row])
-            yield from self._placed(piece)
+            yield from self._add(piece)
 
-    def _placed(self, piece: Piece) -> Iterator[Counter[str]]:
-        """The shard, where this was the last of its pieces."""
-        self._missing[piece.shard] -= piece.size
-        if not self._missing[piece.shard]:
-            del self._missing[piece.shard]
-            yield join_pieces(self.job.out, piece.shard)
+    def _add(self, piece: Piece) -> Iterator[Counter[str]]:
+        """The rows of the shard, where this was the last of its pieces."""
+        placed = self._placed.setdefault(piece.shard, [])
+        placed.append(piece)
+        if sum(one.size for one in placed) == piece.shard.stop - piece.shard.start:
+            yield join(self.job.out, self._placed.pop(piece.shard))
 
     def _explained(self, wrong: RayTaskError) -> Exception:
         cause = wrong.cause
@@ -186,13 +184,13 @@ class Crew:
         return wrong
 
 
-def join_pieces(out: Path, shard: Shard) -> Counter[str]:
-    """Make the part of a shard of its pieces; returns its rows by status."""
-    pieces = sorted((out / "pieces").glob(f"{shard.index:05d}-*.parquet"))
-    table = pa.concat_tables([pq.read_table(piece) for piece in pieces])
-    write_table(part(out, shard.index), table)
-    for piece in pieces:
-        piece.unlink()
+def join(out: Path, pieces: Sequence[Piece]) -> Counter[str]:
+    """Make the part of a shard of its pieces, in their order; returns its rows by status."""
+    places = [piece.place(out) for piece in sorted(pieces, key=lambda piece: piece.start)]
+    table = pa.concat_tables([pq.read_table(place) for place in places])
+    write_table(part(out, pieces[0].shard.index), table)
+    for place in places:
+        place.unlink()
     with suppress(OSError):
         (out / "pieces").rmdir()
     return Counter(table.column("status").to_pylist())

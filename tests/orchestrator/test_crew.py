@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.crew import TRIES, Piece, device_of, join_pieces
+from orchestrator.crew import TRIES, Piece, device_of, join
 from orchestrator.cutting import Shard
 from orchestrator.inputs import Input
 from orchestrator.shards import failed_row, part
@@ -44,11 +44,12 @@ def test_a_shard_is_halved_down_to_single_images() -> None:
 
 def test_pieces_become_the_part_of_their_shard_in_order(tmp_path: Path) -> None:
     shard = Shard(7, 0, 98, 103)
-    for start, stop in ((101, 103), (98, 99), (99, 101)):
-        rows = [failed_row(Input(f"{i}", b"", None, "", None), "ab", "it did") for i in range(start, stop)]
-        write_part(Piece(shard, start, stop).place(tmp_path), rows)
-    write_part(Piece(Shard(8, 0, 0, 1), 0, 1).place(tmp_path), [])  # of another shard
-    assert join_pieces(tmp_path, shard) == {"failed": 5}
+    pieces = [Piece(shard, start, stop) for start, stop in ((101, 103), (98, 99), (99, 101))]
+    for piece in pieces:
+        rows = [failed_row(Input(f"{i}", b"", None, "", None), "ab", "it") for i in range(piece.start, piece.stop)]
+        write_part(piece.place(tmp_path), rows)
+    write_part(Piece(shard, 98, 101).place(tmp_path), [])  # of a driver that was killed
+    assert join(tmp_path, pieces) == {"failed": 5}
     assert [row["name"] for row in read_rows(tmp_path)] == ["98", "99", "100", "101", "102"]
     assert part(tmp_path, 7).exists()
     assert len(list((tmp_path / "pieces").iterdir())) == 1
