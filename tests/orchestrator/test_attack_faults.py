@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,11 +23,10 @@ PLANTED = Path(__file__).parent / "planted"
 MARK = 201
 
 
-@pytest.fixture
-def many(tmp_path: Path, faces: Faces) -> Path:
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory, faces: Faces) -> Path:
     """48 faces, none of which asks for anything."""
-    folder = tmp_path / "many"
-    folder.mkdir()
+    folder = tmp_path_factory.mktemp("many")
     for i, image in enumerate(faces.images[:48]):
         image = image.copy()
         image[0, 0, 0] = 0
@@ -64,6 +64,14 @@ def attack(folder: Path, net: Path, out: Path) -> list[object]:
     return ["attack", folder, "--model", net, "--out", out, "--attack", "planted", "--no-png"]
 
 
+@pytest.fixture(scope="module")
+def whole(many: Path, trained: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The rows of a run in which nothing dies."""
+    out = tmp_path_factory.mktemp("whole") / "out"
+    run(*attack(many, trained, out))
+    return rows(out)
+
+
 def rows(out: Path) -> dict[str, Any]:
     found = list(read_rows(out))
     assert len({row["name"] for row in found}) == len(found)
@@ -71,16 +79,17 @@ def rows(out: Path) -> dict[str, Any]:
 
 
 def test_an_image_that_kills_its_worker_is_recorded_and_no_other_suffers(
-    many: Path, trained: Path, tmp_path: Path
+    many: Path, trained: Path, whole: dict[str, Any], tmp_path: Path
 ) -> None:
-    run(*attack(many, trained, tmp_path / "whole"))
-    asks_for(many / "10-fault.png", 1)
-    asks_for(many / "20-fail.png", 2)
-    asks_for(many / "99-exit.png", 3)  # in a shard of its own but for the one before
-    run(*attack(many, trained, tmp_path / "out"))
+    folder = tmp_path / "faces"
+    shutil.copytree(many, folder)
+    asks_for(folder / "10-fault.png", 1)
+    asks_for(folder / "20-fail.png", 2)
+    asks_for(folder / "99-exit.png", 3)  # in a shard of its own but for the one before
+    run(*attack(folder, trained, tmp_path / "out"))
     found = rows(tmp_path / "out")
     bad = {name: found.pop(name) for name in list(found) if "-" in name}
-    assert found == rows(tmp_path / "whole")
+    assert found == whole
     assert {name: row["status"] for name, row in bad.items()} == dict.fromkeys(bad, "failed")
     assert bad["20-fail.png"]["reason"] == "the attack 'planted' cannot work on this: the planted fault"
     assert {bad[name]["reason"] for name in ("10-fault.png", "99-exit.png")} == {"it killed its worker 2 times"}
@@ -97,9 +106,8 @@ def test_a_net_or_attack_that_fails_at_everything_is_said_at_once(trained: Path,
 
 
 def test_killed_at_five_random_moments_and_resumed_the_table_is_the_same(
-    many: Path, trained: Path, tmp_path: Path
+    many: Path, trained: Path, whole: dict[str, Any], tmp_path: Path
 ) -> None:
-    run(*attack(many, trained, tmp_path / "whole"), SHARD=1)
     out, rng = tmp_path / "out", random.Random(0)
     words = attack(many, trained, out)
     kept: dict[Path, int] = {}
@@ -120,7 +128,7 @@ def test_killed_at_five_random_moments_and_resumed_the_table_is_the_same(
     assert len(kept) < 48, "the run was over before the last kill"
     run(*words, SHARD=1)
     assert {part: part.stat().st_mtime_ns for part in kept} == kept
-    assert [pq.read_table(part) for part in parts(out)] == [pq.read_table(part) for part in parts(tmp_path / "whole")]
+    assert rows(out) == whole
 
 
 def test_a_second_ctrl_c_ends_it_at_once(many: Path, trained: Path, tmp_path: Path) -> None:
@@ -142,8 +150,9 @@ def test_a_second_ctrl_c_ends_it_at_once(many: Path, trained: Path, tmp_path: Pa
     assert "Ctrl-C" in said
 
 
-def test_a_worker_that_is_killed_takes_no_image_with_it(many: Path, trained: Path, tmp_path: Path) -> None:
-    run(*attack(many, trained, tmp_path / "whole"))
+def test_a_worker_that_is_killed_takes_no_image_with_it(
+    many: Path, trained: Path, whole: dict[str, Any], tmp_path: Path
+) -> None:
     (tmp_path / "spy").mkdir()
     with subprocess.Popen(
         command(*attack(many, trained, tmp_path / "out")),
@@ -161,15 +170,16 @@ def test_a_worker_that_is_killed_takes_no_image_with_it(many: Path, trained: Pat
         os.kill(workers.pop(), signal.SIGKILL)
         _, said = driver.communicate(timeout=240)
     assert driver.returncode == 0, said
-    assert rows(tmp_path / "out") == rows(tmp_path / "whole")
+    assert rows(tmp_path / "out") == whole
     assert len(list((tmp_path / "spy").iterdir())) == 4, "no worker took the place of the one that was killed"
 
 
-def test_a_node_that_is_lost_takes_no_image_with_it(many: Path, trained: Path, tmp_path: Path) -> None:
-    run(*attack(many, trained, tmp_path / "whole"))
+def test_a_node_that_is_lost_takes_no_image_with_it(
+    many: Path, trained: Path, whole: dict[str, Any], tmp_path: Path
+) -> None:
     said = run(*attack(many, trained, tmp_path / "out"), LOSE_A_NODE=1, MILLISECONDS=200)
     assert "killed after" in said
-    assert rows(tmp_path / "out") == rows(tmp_path / "whole")
+    assert rows(tmp_path / "out") == whole
 
 
 @pytest.fixture
@@ -186,9 +196,8 @@ def small_disk(tmp_path: Path) -> Any:
 
 
 def test_a_full_disk_is_one_sentence_and_the_run_goes_on_once_there_is_room(
-    many: Path, trained: Path, tmp_path: Path, small_disk: Path
+    many: Path, trained: Path, whole: dict[str, Any], tmp_path: Path, small_disk: Path
 ) -> None:
-    run(*attack(many, trained, tmp_path / "whole"))
     out = small_disk / "out"
     (small_disk / "ballast").write_bytes(bytes(430_000))
     said = run(*attack(many, trained, out), code=1)
@@ -200,4 +209,4 @@ def test_a_full_disk_is_one_sentence_and_the_run_goes_on_once_there_is_room(
     (small_disk / "ballast").unlink()
     run("attack", "--resume", out)
     assert {part: part.stat().st_mtime_ns for part in kept} == kept
-    assert rows(out) == rows(tmp_path / "whole")
+    assert rows(out) == whole
