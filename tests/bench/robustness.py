@@ -163,7 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="labelled faces, as `dxray sweep --data` takes them")
     parser.add_argument("--peers", type=Path, help="folder that the peers were installed into")
-    parser.add_argument("--epochs", type=int, default=30, help="of each adversarial training (30)")
+    parser.add_argument("--epochs", type=int, default=24, help="of each adversarial training (24)")
     parser.add_argument("--plain-epochs", type=int, default=12, help="of the plain training (12)")
     parser.add_argument("--encoder-epochs", type=int, default=4, help="of each auto-encoder (4)")
     parser.add_argument("--train-size", type=int, help="only so many training faces")
