@@ -1,7 +1,7 @@
 #!/bin/bash
 # A sweep on Slurm: `sbatch cluster/slurm.sh --preset laptop --out /shared/runs/sweep`. Ray is started on every node of the
 # allocation by `ray symmetric-run`, the script on one of them, and all ends with it. Submitted again it goes on.
-# Not run by the project's tests: they have no Slurm. Edit the lines marked EDIT.
+# Tested with stand-ins for srun and scontrol, not on a Slurm. Edit the lines marked EDIT.
 #SBATCH --job-name=dxray
 #SBATCH --nodes=4              # EDIT
 #SBATCH --ntasks-per-node=1
