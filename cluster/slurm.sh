@@ -1,7 +1,7 @@
 #!/bin/bash
 # A sweep on Slurm: `sbatch cluster/slurm.sh --preset laptop --out /shared/runs/sweep`. Ray is started on every node of the
 # allocation by `ray symmetric-run`, the script on one of them, and all ends with it. Submitted again it goes on.
-# Not run by the project's tests: they have no Slurm. Edit the lines marked EDIT.
+# Tested with stand-ins for srun and scontrol, not on a Slurm. Edit the lines marked EDIT.
 #SBATCH --job-name=dxray
 #SBATCH --nodes=4              # EDIT
 #SBATCH --ntasks-per-node=1
@@ -10,7 +10,8 @@
 set -euo pipefail
 source "$HOME/dxray/venv/bin/activate" # EDIT: made by: python3 -m venv ~/dxray/venv; ~/dxray/venv/bin/pip install '.[cluster]'
 umask 077
-export RAY_AUTH_MODE=token RAY_enable_metrics_collection=0
+export RAY_AUTH_MODE=token RAY_enable_metrics_collection=0 AUTOSCALER_METRIC_PORT=-1 DASHBOARD_METRIC_PORT=-1
+export RAY_gcs_rpc_server_reconnect_timeout_s=20 # the other nodes end so long after the first
 [ -e ~/.ray/auth_token ] || ray get-auth-token --generate > /dev/null
 chmod 700 ~/.ray && chmod 600 ~/.ray/auth_token
 head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)

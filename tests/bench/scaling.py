@@ -59,7 +59,7 @@ def crew_of(seconds_an_image: float, workers: int) -> Crew:
         return Counter(fooled=stop - start)
 
     def warm(*_: Any) -> None:
-        time.sleep(3 + workers / 8)  # until each has a process of its own
+        time.sleep(3 + workers / 2)  # until each has a process of its own
 
     # In place of a job and a net, which workers would load torch for.
     crew = Crew(SimpleNamespace(out=Path("unused")), (b"", b""), net_sha256="")  # type: ignore[arg-type]

@@ -55,6 +55,18 @@ for path in "/ /metrics /nodes /logs /api/version /api/jobs/ /api/gcs_healthz /a
         break
 """
 
+# The command on each node at a time, as srun does it; the environment goes along.
+SRUN = """#!/bin/bash
+shift 2
+env | grep -E '^(SLURM_|RAY_|PATH=)' | sed 's/=/="/; s/$/"/; s/^/export /' > ~/environment
+{ cat ~/environment; printf '%q ' "$@"; } > ~/task
+ssh -o StrictHostKeyChecking=no worker 'cat > task && bash task' < ~/task > ~/worker.log 2>&1 &
+bash ~/task
+code=$?
+wait
+exit $code
+"""
+
 
 @pytest.fixture(scope="module")
 def pictures(lab: Lab, faces: Faces) -> Path:
@@ -214,3 +226,25 @@ def test_down_leaves_neither_a_process_nor_a_key_behind(cluster: Lab) -> None:
     wait_until(
         lambda: not cluster.worker.processes(RAY), 60, lambda: cluster.worker.run("ps axo pid,etimes,args").stdout
     )
+
+
+def test_the_slurm_script_makes_one_ray_of_all_nodes_and_ends_it(cluster: Lab) -> None:
+    """With stand-ins for Slurm's commands; after `ray down`, for `ray symmetric-run` takes no node that has a Ray."""
+    place = cluster.folder / "shared" / "slurm"
+    place.mkdir()
+    (place / "scontrol").write_text("#!/bin/sh\nprintf 'head\\nworker\\n'\n")
+    (place / "srun").write_text(SRUN)
+    for tool in ("scontrol", "srun"):
+        (place / tool).chmod(0o755)
+    cluster.head.run("mkdir -p ~/submitted && cp -r ~/dxray/app/. ~/submitted")
+    cluster.head.run(["rsync", "-a", f"{ROOT}/cluster/", "submitted/cluster"])
+    slurm = "SLURM_JOB_NODELIST=head,worker SLURM_JOB_NUM_NODES=2 SLURM_CPUS_PER_TASK=2 SLURM_JOB_ID=7"
+    grid = "--data synthetic:200 --net convnet --filters 4 --blocks 2 --epochs 1"
+    ran = cluster.head.run(
+        f"PATH={SHARED}/slurm:$PATH SLURM_SUBMIT_DIR=~/submitted {slurm} bash ~/submitted/cluster/slurm.sh "
+        f"{grid} --out {SHARED}/runs/slurm"
+    )
+    assert "on 4 CPUs" in ran.stdout
+    assert [row["status"] for row in table(cluster, "slurm", "trials.parquet")] == ["ok"]
+    for machine in (cluster.head, cluster.worker):
+        wait_until(lambda machine=machine: not machine.processes(RAY), 60)  # type: ignore[misc]
