@@ -36,6 +36,7 @@ from models.images import encode_png
 from models.train import evaluate, fit
 from orchestrator.batch_attack import AttackConfig, attack
 from orchestrator.console import Console
+from orchestrator.inputs import list_inputs
 from orchestrator.ray_session import KEEP_PAGES, connected
 
 DENSENET = {"blocks": 4, "convs": 3, "filters": 16}
@@ -162,6 +163,9 @@ def memory(options: argparse.Namespace, work: Path) -> None:
         folder.mkdir()
         for i in range(count):
             os.link(source[i % len(source)], folder / f"{i:08d}.png")
+        started = time.perf_counter()
+        assert sum(1 for _ in list_inputs([folder], classes=faces.classes)) == count
+        listing = (time.perf_counter() - started) / count
         command = [sys.executable, "-m", "orchestrator.cli", "attack", str(folder), "--model", net, "--out", str(out)]
         command += ["--attack", "fgsm", "--eps", "0.0157", "--no-png", "--json"]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
@@ -172,7 +176,7 @@ def memory(options: argparse.Namespace, work: Path) -> None:
         per_image = rows[-1][2] / count
         print(
             f"{count:>9,} images: driver {held['driver']:.0f} MiB, largest worker {held['worker']:.0f} MiB, "
-            f"{rows[-1][2]:.1f} s, {per_image * 1000:.3f} ms an image",
+            f"{rows[-1][2]:.1f} s, {per_image * 1000:.3f} ms an image; listed at {listing * 1e6:.0f} us a name",
             flush=True,
         )
         shutil.rmtree(folder)
