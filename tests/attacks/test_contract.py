@@ -25,7 +25,9 @@ def quick(name: str) -> Attack:
     return partial(find(name), **FEW.get(name, {}))
 
 
-def recorded(net: nn.Module, inputs: Tensor, modified: Tensor, labels: Tensor, targets: Tensor | None = None) -> Outcome:
+def recorded(
+    net: nn.Module, inputs: Tensor, modified: Tensor, labels: Tensor, targets: Tensor | None = None
+) -> Outcome:
     """What the table of a run would say of the saved images."""
     return score(net, to_uint8(inputs), to_uint8(modified), labels, targets)
 
