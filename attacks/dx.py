@@ -36,8 +36,8 @@ L0_WALK = partial(SparseWalk, norm="l0", trust=64.0, error=(0.25, 0.6), memory=0
 PLANS: dict[str, dict[str, Plan]] = {
     "l2": {
         "fast": Plan(4, 2, partial(L2Walk, turn=(0.65, 0.65))),
-        "default": Plan(7, 2, partial(L2Walk, turn=(0.65, 0.65))),
-        "thorough": Plan(45, 3, partial(L2Walk, turn=(0.65, 0.3))),
+        "default": Plan(7, 2, partial(L2Walk, turn=(0.65, 1.0))),
+        "thorough": Plan(30, 3, partial(L2Walk, turn=(0.65, 0.3))),
     },
     "linf": {
         "fast": Plan(8, 0, partial(LinfWalk, tries=2)),

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from attacks.slots import Ray, Room
 
-MEMORY = 4  # pairs that are mixed
+MEMORY = 6  # pairs that are mixed
 RIDGE = 0.2  # how far the mixing leans to plain averaging, against noise
-FIRST = 1.02  # how far beyond the linear model's border the first look goes
+FIRST = 0.85  # share of the way to the linear model's border that the first look goes: margins mostly curve towards it
 # The margin aimed at, as a share of the first gap, at the first and the last look: most looks must fool.
 AIM = (0.06, 0.008)
 # A look that fools by more than this share of the first gap, and this many steepest single levels, went too far.
-OVERSHOT, QUANTA = 0.5, 2
+OVERSHOT, QUANTA = 0.25, 2
 SETTLED = 0.7  # share of the looks after which a radius moves but little
 
 

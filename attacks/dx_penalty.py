@@ -12,6 +12,7 @@ from attacks.query import FLOOR, Ledger, Query, log_likelihood, validate
 from attacks.slots import Room, search
 
 DECAY, DECAY_SQUARES = 0.9, 0.999  # Adam's usual ones
+BALANCED = 1e-5  # of a slope: what is left of it is none
 
 
 def dx_penalty(
@@ -44,22 +45,31 @@ def dx_penalty(
         return search(query, inputs, mask, walk, steps=steps, floor=FLOOR + confidence, score=log_likelihood)
 
 
-def _pull_l2(change: Tensor, near: float) -> Tensor:
-    return change / change.square().sum(dim=1, keepdim=True).sqrt().clamp(min=1e-12)
+def _pull_l2(change: Tensor, still: Tensor, near: float) -> Tensor:
+    length = _length(change)
+    return torch.where(length > 0, change / length.clamp(min=1e-12), still / _length(still).clamp(min=1))
 
 
-def _pull_l1(change: Tensor, near: float) -> Tensor:
-    return change.sign()
+def _pull_l1(change: Tensor, still: Tensor, near: float) -> Tensor:
+    return torch.where(change != 0, change.sign(), still.clamp(-1, 1))
 
 
-def _pull_linf(change: Tensor, near: float) -> Tensor:
+def _pull_linf(change: Tensor, still: Tensor, near: float) -> Tensor:
     # Shared by all within one step of the largest: pulling at the single largest value only makes another one largest.
     size = change.abs()
-    largest = (size >= size.amax(dim=1, keepdim=True) - near) & (size > 0)
-    return change.sign() * largest / largest.sum(dim=1, keepdim=True).clamp(min=1)
+    reach = size.amax(dim=1, keepdim=True)
+    largest = (size >= reach - near) & (size > 0)
+    shared = change.sign() * largest / largest.sum(dim=1, keepdim=True).clamp(min=1)
+    return torch.where(reach > 0, shared, still / still.abs().sum(dim=1, keepdim=True).clamp(min=1))
 
 
-# The (sub)gradient of each norm at changes (B, D), where one step moves a value by about `near`.
+def _length(vectors: Tensor) -> Tensor:
+    return vectors.square().sum(dim=1, keepdim=True).sqrt()
+
+
+# The (sub)gradient of each norm at changes (B, D), where one step moves a value by about `near`. At no change it is any
+# vector of dual norm 1 or less, so the one nearest to `still` (B, D), what would balance the price: a price above all
+# that a change can gain then leaves the image as it is.
 PULLS = {"l2": _pull_l2, "l1": _pull_l1, "linf": _pull_linf}
 
 
@@ -82,10 +92,13 @@ class AdamWalk:
     def learn(self, room: Room, change: Tensor, gap: Tensor, slope: Tensor, step: Tensor, best: Tensor) -> Tensor:
         keep, age = (step > 0).unsqueeze(1), (step + 1).unsqueeze(1)
         self.at = torch.where(keep, self.at, 0.0)
-        uphill = slope - self.weight * PULLS[self.norm](self.at, self.lr)
+        balance = slope / max(self.weight, 1e-30)
+        uphill = slope - self.weight * PULLS[self.norm](self.at, balance, self.lr)
+        # What only rounding leaves of a balance, Adam would make a whole step of.
+        uphill = torch.where(uphill.abs() > BALANCED * slope.abs(), uphill, 0.0)
         self.mean = DECAY * torch.where(keep, self.mean, 0.0) + (1 - DECAY) * uphill
         self.square = DECAY_SQUARES * torch.where(keep, self.square, 0.0) + (1 - DECAY_SQUARES) * uphill.square()
         scale = (self.square / (1 - DECAY_SQUARES**age)).sqrt() + 1e-12
         moved = self.at + self.lr * self.mean / (1 - DECAY**age) / scale
         self.at = torch.minimum(torch.maximum(moved, room.low), room.high)
-        return torch.zeros(len(step), dtype=torch.bool)
+        return (step == 0) & (self.at == 0).all(dim=1)

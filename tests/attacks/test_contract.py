@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from inspect import signature
 from typing import Any
 
 import pytest
@@ -9,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from attacks import ATTACKS, find
-from attacks.lattice import on_grid
+from attacks.lattice import on_grid, to_uint8
+from attacks.norms import find_norm
+from attacks.outcome import Outcome, score
 from attacks.query import Ledger
 
 Attack = Callable[..., Tensor]
@@ -20,6 +23,13 @@ FEW: dict[str, dict[str, int]] = {"robust": {"steps": 10, "queries": 50}, "squar
 
 def quick(name: str) -> Attack:
     return partial(find(name), **FEW.get(name, {}))
+
+
+def recorded(
+    net: nn.Module, inputs: Tensor, modified: Tensor, labels: Tensor, targets: Tensor | None = None
+) -> Outcome:
+    """What the table of a run would say of the saved images."""
+    return score(net, to_uint8(inputs), to_uint8(modified), labels, targets)
 
 
 def check_contract(attack: Attack, net: nn.Module, inputs: Tensor, labels: Tensor, mask: Tensor) -> None:
@@ -108,42 +118,78 @@ def test_reaches_a_target_on_colour_images_that_are_not_square(name: str, helper
     assert (helpers.predicted(net, modified) == targets).float().mean() >= 0.75
 
 
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("name", [name for name in ATTACKS if "eps" in signature(ATTACKS[name]).parameters])
+def test_a_budget_is_kept(name: str, norm: str, helpers: Any) -> None:
+    net, inputs = helpers.ConvNet(), helpers.images(12, (1, 11, 14))
+    labels = helpers.predicted(net, inputs)
+    eps = {"linf": 2 / 255, "l2": 0.05}[norm]
+    size = find_norm(norm)(quick(name)(net, inputs, labels, norm=norm, eps=eps) - inputs)
+    assert (size <= eps + 1e-6).all()
+    assert (size > 0).any()
+
+
 @pytest.mark.parametrize("name", ATTACKS)
-def test_images_already_wrong_come_back_unchanged(name: str, helpers: Any) -> None:
+def test_images_already_wrong_come_back_unchanged_and_are_recorded_as_such(name: str, helpers: Any) -> None:
     net, inputs = helpers.ConvNet(), helpers.images(6, (1, 9, 9))
     labels = (helpers.predicted(net, inputs) + 1) % 3
-    assert torch.equal(quick(name)(net, inputs, labels), inputs)
-    targets = (labels + 1) % 3
-    assert torch.equal(quick(name)(net, inputs, labels, targets=targets), inputs)
+    for targets in (None, (labels + 1) % 3):
+        modified = quick(name)(net, inputs, labels, targets=targets)
+        assert torch.equal(modified, inputs)
+        assert recorded(net, inputs, modified, labels, targets).status.tolist() == ["already_wrong"] * 6
 
 
 @pytest.mark.parametrize("name", ATTACKS)
-def test_a_mask_of_zero_area_leaves_the_image(name: str, helpers: Any) -> None:
-    net, inputs = helpers.ConvNet(), helpers.images(3, (1, 9, 9))
-    mask = torch.zeros(3, 1, 9, 9, dtype=torch.bool)
-    assert torch.equal(quick(name)(net, inputs, helpers.predicted(net, inputs), mask=mask), inputs)
+def test_an_image_whose_mask_has_no_area_is_missed_and_the_others_are_not(
+    name: str, easy: tuple[nn.Module, Tensor, Tensor, Tensor]
+) -> None:
+    net, inputs, labels, _ = easy
+    mask = torch.ones(len(inputs), 1, 12, 12, dtype=torch.bool)
+    mask[2] = False
+    modified = find(name)(net, inputs, labels, mask=mask)
+    assert torch.equal(modified[2], inputs[2])
+    outcome = recorded(net, inputs, modified, labels)
+    assert outcome.status.tolist() == ["missed" if i == 2 else "fooled" for i in range(len(inputs))]
+    assert outcome.l2[2] == 0
 
 
 @pytest.mark.parametrize("name", ATTACKS)
-def test_constant_black_and_white_images_stay_in_the_box(name: str, helpers: Any) -> None:
-    inputs = torch.stack([torch.full((1, 9, 9), value) for value in (0.0, 1.0, 128 / 255)])
-    net = helpers.ConvNet()
-    modified = quick(name)(net, inputs, helpers.predicted(net, inputs))
+def test_constant_black_and_white_images_are_fooled_inside_the_box(name: str, helpers: Any) -> None:
+    net = helpers.LinearNet()
+    inputs = torch.stack([torch.full((1, 12, 12), value) for value in (0.0, 1.0, 128 / 255)])
+    with torch.no_grad():  # each is left just inside its class
+        for image in inputs:
+            gap = net(image.unsqueeze(0)).diff(dim=1).item()
+            net.bias.sub_(gap + 0.3)
+            # JSMA only ever brightens, or only ever darkens: nothing is left to do on white but the latter.
+            options = {"theta": -1.0} if name == "jsma" and bool((image == 1).all()) else {}
+            modified = find(name)(net, image.unsqueeze(0), torch.tensor([0]), **options)
+            assert on_grid(modified)
+            assert recorded(net, image.unsqueeze(0), modified, torch.tensor([0])).status.item() == "fooled"
+
+
+class Blind(nn.Module):
+    """Answers without a look at the image."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.tensor([[1.0, 0.0]]).expand(len(images), 2)
+
+
+class Flat(nn.Module):
+    """Its logits follow from the image and have a gradient, which is zero everywhere."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        mean = images.flatten(1).mean(dim=1, keepdim=True)
+        return torch.cat([mean.round() * 0 + 1, mean.ceil() * 0], dim=1)
+
+
+@pytest.mark.parametrize("net", [Blind(), Flat()], ids=["none", "zero"])
+@pytest.mark.parametrize("name", ATTACKS)
+def test_a_net_without_gradient_ends_as_missed(name: str, net: nn.Module, helpers: Any) -> None:
+    inputs, labels = helpers.images(3, (1, 9, 9)), torch.zeros(3, dtype=torch.int64)
+    modified = quick(name)(net, inputs, labels)
     assert on_grid(modified)
-    assert (modified != inputs).any()
-
-
-@pytest.mark.parametrize("name", ATTACKS)
-def test_a_net_without_gradient_ends_as_missed(name: str, helpers: Any) -> None:
-    class Blind(nn.Module):
-        def forward(self, images: Tensor) -> Tensor:
-            return torch.tensor([[1.0, 0.0]]).expand(len(images), 2)
-
-    inputs = helpers.images(3, (1, 9, 9))
-    labels = torch.zeros(3, dtype=torch.int64)
-    modified = quick(name)(Blind(), inputs, labels)
-    assert on_grid(modified)
-    assert (helpers.predicted(Blind(), modified) == labels).all()
+    assert recorded(net, inputs, modified, labels).status.tolist() == ["missed"] * 3
 
 
 @pytest.mark.parametrize("name", ATTACKS)
@@ -179,14 +225,20 @@ def test_impossible_arguments_are_refused_with_a_sentence(
         find(name)(helpers.ConvNet(), **arguments)
 
 
-@pytest.mark.parametrize("name", ATTACKS)
-def test_a_net_that_gives_nan_is_named(name: str, helpers: Any) -> None:
-    class Broken(nn.Module):
-        def forward(self, images: Tensor) -> Tensor:
-            return images.flatten(1)[:, :2] * torch.nan
+class Broken(nn.Module):
+    """NaN for the images that are very dark."""
 
-    with pytest.raises(ValueError, match="the net Broken gave NaN"):
-        find(name)(Broken(), helpers.images(2, (1, 9, 9)), torch.tensor([0, 1]))
+    def forward(self, images: Tensor) -> Tensor:
+        mean = images.flatten(1).mean(dim=1, keepdim=True)
+        return torch.cat([mean, 0.4 - mean], dim=1) / (mean > 0.1)
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_a_net_that_gives_nan_is_named_and_so_is_the_image(name: str, helpers: Any) -> None:
+    inputs = helpers.images(3, (1, 9, 9))
+    inputs[1] = 0
+    with pytest.raises(ValueError, match=r"the net Broken gave NaN or infinite logits for images \[1\]"):
+        find(name)(Broken(), inputs, torch.zeros(3, dtype=torch.int64))
 
 
 def test_an_unknown_attack_lists_the_known_ones() -> None:

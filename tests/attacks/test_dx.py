@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from attacks.dx import PLANS, dx
+from attacks.dx import EFFORTS, PLANS, dx
 from attacks.dx_sparse import SparseWalk
 from attacks.lattice import on_grid, to_levels
 from attacks.norms import find_norm
@@ -25,14 +25,15 @@ def best_on_lattice(weight: torch.Tensor, gap: float, start: torch.Tensor) -> fl
     return best
 
 
-def test_l2_reaches_the_closed_form_optimum_of_a_linear_net(helpers: Any) -> None:
+@pytest.mark.parametrize("effort", EFFORTS)
+def test_l2_reaches_the_closed_form_optimum_of_a_linear_net(effort: str, helpers: Any) -> None:
     net = helpers.LinearNet()
     inputs = helpers.images(400, (1, 12, 12))
     with torch.no_grad():
         gap = -net(inputs).diff(dim=1).flatten()
     near = (gap > 0.5) & (gap < 4)
     inputs, gap = inputs[near][:16], gap[near][:16]
-    modified = dx(net, inputs, torch.zeros(16, dtype=torch.int64))
+    modified = dx(net, inputs, torch.zeros(16, dtype=torch.int64), effort=effort)
     found = find_norm("l2")(modified - inputs) * 255
     for i in range(16):
         best = best_on_lattice(net.weight.detach(), float(gap[i]) + FLOOR, to_levels(inputs[i]).flatten())
@@ -55,7 +56,7 @@ def greedy_on_lattice(norm: str, weight: torch.Tensor, gap: float, start: torch.
 
 
 @pytest.mark.parametrize(("norm", "factor"), [("linf", 1.0), ("l1", 1.02), ("l0", 1.0)])
-@pytest.mark.parametrize("effort", ["fast", "default"])
+@pytest.mark.parametrize("effort", EFFORTS)
 def test_the_other_norms_reach_the_optimum_of_a_linear_net(norm: str, factor: float, effort: str, helpers: Any) -> None:
     net = helpers.LinearNet()
     inputs = helpers.images(400, (1, 12, 12))

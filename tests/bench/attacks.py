@@ -10,9 +10,12 @@ Per attack: images/s, the share of faces fooled by the floats it returns and by 
 the PNGs over all faces (one not fooled counts as infinite), its mean over those that fool, and gradients and forwards a
 face. Linf in grey levels, L0 in pixels. Then the same within fixed budgets, the bound of a linearised net on the grid
 of whole grey levels, and with `--pictures` the penalty's trade-off. Every attack runs `--repeats` times, in turn.
+
+Where others use the machine too, `--threads 1 --cpu` counts processor seconds instead of those on the clock.
 """
 
 import argparse
+import re
 import statistics
 import tempfile
 import time
@@ -111,10 +114,16 @@ def theirs(peer: peers.Peer) -> Attack:
     return run
 
 
-def measure(net: nn.Module, images: Tensor, labels: Tensor, one: Measured) -> None:
-    begin = time.perf_counter()
+def wanted(found: list[peers.Peer], norm: str, only: re.Pattern[str]) -> dict[str, tuple[str, Attack]]:
+    return {peer.name: (norm, theirs(peer)) for peer in found if peer.norm == norm and only.search(peer.name)}
+
+
+def measure(
+    net: nn.Module, images: Tensor, labels: Tensor, one: Measured, clock: Callable[[], float] = time.perf_counter
+) -> None:
+    begin = clock()
     modified = one.run(net, images, labels, one.ledger)
-    one.seconds.append(time.perf_counter() - begin)
+    one.seconds.append(clock() - begin)
     with torch.no_grad():
         answers = torch.cat([net(part).argmax(dim=1) for part in modified.split(32)])
     one.in_floats = float((answers != labels).double().mean())
@@ -151,6 +160,7 @@ def compare(
     *,
     repeats: int = 1,
     limit: float = np.inf,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Measured]:
     """Run each attack `repeats` times, in turn, and print a line of each after the last time."""
     print(f"{title}\n{HEAD}", flush=True)
@@ -158,7 +168,7 @@ def compare(
     for turn in range(repeats):
         for name, one in found.items():
             try:
-                measure(net, images, labels, one)
+                measure(net, images, labels, one, clock)
             except Exception as wrong:  # a library that cannot do it is a result too
                 print(f"  {name:32} failed: {type(wrong).__name__}: {' '.join(str(wrong).split())[:80]}", flush=True)
                 continue
@@ -235,13 +245,14 @@ def bench(path: Path, options: argparse.Namespace) -> None:
     net.requires_grad_(False).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     images, labels = right_faces(net, options.faces, card.size, options.count)
     print(f"{path}: {len(images)} faces, {torch.get_num_threads()} threads")
+    clock = time.process_time if options.cpu else time.perf_counter
     for norm in options.norms:
         attacks = {f"dx {effort}": (norm, ours("dx", norm=norm, effort=effort)) for effort in EFFORTS}
         if norm == "l2":
             attacks["deepfool"] = (norm, ours("deepfool"))
         if options.peers:
-            attacks |= {p.name: (norm, theirs(p)) for p in peers.minimal(options.peer_batch) if p.norm == norm}
-        found = compare(f"smallest {norm}", attacks, net, images, labels, repeats=options.repeats)
+            attacks |= wanted(peers.minimal(options.peer_batch), norm, options.only)
+        found = compare(f"smallest {norm}", attacks, net, images, labels, repeats=options.repeats, clock=clock)
         for base in [name for name, one in found.items() if not name.startswith("dx ") and one.norm == norm]:
             against(found, base)
         if norm == "l2":
@@ -252,10 +263,10 @@ def bench(path: Path, options: argparse.Namespace) -> None:
     for norm, eps in BUDGETS if options.budgets else []:
         attacks = {name: (norm, ours(name, norm=norm, eps=eps)) for name in ("apgd", "robust")}
         if options.peers:
-            attacks |= {p.name: (norm, theirs(p)) for p in peers.within(norm, eps, options.peer_batch)}
+            attacks |= wanted(peers.within(norm, eps, options.peer_batch), norm, options.only)
         shown = f"{eps * LEVELS:g}/255" if norm == "linf" else f"{eps:g}"
         # Rounding to whole levels may carry a peer's image a little beyond its budget: then it is not within it.
-        compare(f"within {norm} {shown}", attacks, net, images, labels, limit=eps * 1.0001)
+        compare(f"within {norm} {shown}", attacks, net, images, labels, limit=eps * 1.0001, clock=clock)
     if options.pictures:
         options.pictures.mkdir(parents=True, exist_ok=True)
         trade_off(net, images, labels, options.pictures / f"penalty-{options.model.index(path)}.png")
@@ -267,12 +278,14 @@ def main() -> None:
     parser.add_argument("--faces", required=True, help="labelled faces, as `dxray sweep --data` takes them")
     parser.add_argument("--peers", type=Path, help="folder that the peers were installed into")
     parser.add_argument("--count", type=int, default=128, help="faces that the net has right (128)")
+    parser.add_argument("--only", type=re.compile, default="", help="only peers whose name this expression finds")
     parser.add_argument("--peer-batch", type=int, default=128, help="images a peer gets at a time (128)")
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--norms", nargs="*", choices=tuple(PLANS), default=list(PLANS))
     parser.add_argument("--no-budgets", dest="budgets", action="store_false", help="leave out the fixed budgets")
     parser.add_argument("--pictures", type=Path, help="folder for the penalty's trade-off, a PNG for each model")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--cpu", action="store_true", help="count processor seconds, of all threads together")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.peers:
