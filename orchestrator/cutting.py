@@ -1,7 +1,8 @@
 """How a list of inputs is cut into shards: chosen once, written to `attack.json`, the same on every resume.
 
-Guided self-scheduling (Polychronopoulos and Kuck 1987, doi:10.1109/TC.1987.5009495): each shard is a share of what is
-left, so the first are large, which costs little, and the last small, so that all workers end together.
+Guided self-scheduling (Polychronopoulos and Kuck 1987, doi:10.1109/TC.1987.5009495): each shard is a worker's share of
+what is left, so the first are large and the last small, and all workers end together. Fewer would be too unlike each
+other, and more cost: at each shard's end an attack waits for its last, hard images with most of its batch empty.
 """
 
 from collections.abc import Callable, Iterator
@@ -35,7 +36,7 @@ def cut(inputs: int, workers: int, largest: Callable[[], int]) -> Iterator[tuple
         if start < inputs:
             yield start, (start := min(inputs, start + FIRST))
     while start < inputs:
-        share = -(-(inputs - start) // (2 * workers))
+        share = -(-(inputs - start) // workers)
         yield start, (start := min(inputs, start + min(largest(), max(FIRST, share))))
 
 

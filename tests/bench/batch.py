@@ -104,7 +104,8 @@ def flow(net: str, folder: Path, out: Path, *, png: bool) -> dict[str, Any]:
 
 def overhead(options: argparse.Namespace, work: Path) -> None:
     faces = read(options.data)
-    net = trained(work / "net", "densenet", DENSENET, faces, options.epochs)
+    net = options.model or trained(work / "net", "densenet", DENSENET, faces, options.epochs)
+    faces = faces.split("test") if options.model else faces
     chosen = slice(None, options.faces)
     some = replace(faces, images=faces.images[chosen], labels=faces.labels[chosen])
     folder = written(work / "faces", some)
@@ -192,9 +193,10 @@ def main() -> None:
         engine_process(*sys.argv[2:4])
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="synthetic:3000", help="faces to train on and to attack")
+    parser.add_argument("--data", default="synthetic:4000", help="faces to train on and to attack")
+    parser.add_argument("--model", help="a checkpoint to attack, on the test split of --data, in place of a new net")
     parser.add_argument("--faces", type=int, default=2000, help="attacked in each run")
-    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument(
         "--images", type=int, nargs="+", default=[10_000, 50_000, 200_000], help="of the runs of part 2"
