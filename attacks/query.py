@@ -28,6 +28,36 @@ class Ledger:
     def empty(cls, count: int) -> "Ledger":
         return cls(torch.zeros(count, dtype=torch.int64), torch.zeros(count, dtype=torch.int64))
 
+    def note(self, points: Tensor, rows: Tensor, logits: Tensor) -> None:
+        """Told of each look: points (M, C, H, W), of which images `rows` (M,) they are, -1: of none, logits (M, K)."""
+
+
+@dataclass
+class FirstLooks(Ledger):
+    """Also keeps what the net said of the images themselves, where the attack looked at them, as nearly all begin by.
+
+    inputs: float32 (N, C, H, W). logits: (N, K) once there has been a look, of those images that are `known` (N,).
+    """
+
+    inputs: Tensor
+    known: Tensor
+    logits: Tensor | None = None
+
+    @classmethod
+    def of(cls, inputs: Tensor) -> "FirstLooks":
+        spent = Ledger.empty(len(inputs))
+        return cls(spent.gradients, spent.forwards, inputs, torch.zeros(len(inputs), dtype=torch.bool))
+
+    def note(self, points: Tensor, rows: Tensor, logits: Tensor) -> None:
+        new = ((rows >= 0) & ~self.known[rows.clamp(min=0)]).nonzero().flatten()
+        if not len(new):
+            return
+        new = new[(points[new].to(self.inputs.device) == self.inputs[rows[new]]).flatten(1).all(dim=1)]
+        if self.logits is None:
+            self.logits = torch.zeros(len(self.inputs), logits.shape[1])
+        self.logits[rows[new]] = logits[new].to(self.logits.device)
+        self.known[rows[new]] = True
+
 
 class Look(NamedTuple):
     """What the net shows at M points: `margin` (M,), `slope` (M, C, H, W) per [0, 1] pixel unit, `predicted` (M,)."""
@@ -141,7 +171,9 @@ class Query:
         found = []
         with torch.no_grad():
             for chunk, owner in self._chunks(points, rows):
-                found.append(self._checked(self.net(chunk).to(points.device), owner)[: len(owner)])
+                logits = self._checked(self.net(chunk).to(points.device), owner)[: len(owner)]
+                self.ledger.note(chunk[: len(owner)], owner, logits)
+                found.append(logits)
         self._count(self.ledger.forwards, rows)
         return torch.cat(found)
 
@@ -166,6 +198,7 @@ class Query:
                 chunk.requires_grad_(True)
                 logits = self._checked(self.net(chunk).to(points.device), owner)
                 total = score(logits, labels, targets).sum()
+            self.ledger.note(chunk.detach()[: len(owner)], owner, logits.detach()[: len(owner)])
             slope = torch.autograd.grad(total, chunk)[0] if total.requires_grad else torch.zeros_like(chunk)
             margins.append(margin(logits.detach(), labels, targets)[: len(owner)])
             predicted.append(logits.detach()[: len(owner)].argmax(dim=1))

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from attacks import find
 from attacks.lattice import from_levels, to_uint8
 from attacks.outcome import amplify, score
-from attacks.query import Ledger, Query
+from attacks.query import FirstLooks, Query
 from defenses.victim import restore
 from models.checkpoint import ModelCard
 from models.images import decode, encode_png
@@ -184,16 +184,16 @@ def _aims(net: nn.Module, card: ModelCard, work: Work, target: int | None) -> tu
 
 def _attacked(
     net: nn.Module, job: Job, originals: Tensor, labels: Tensor, targets: Tensor | None
-) -> tuple[Tensor, Ledger]:
+) -> tuple[Tensor, FirstLooks]:
     """The modified images, uint8; an image that has nowhere to go, its label being the target, stays as it is."""
     modified = originals.clone()
-    ledger = Ledger.empty(len(originals))
+    ledger = FirstLooks.of(from_levels(originals))
     going = torch.arange(len(originals)) if targets is None else (labels != targets).nonzero().flatten()
     if len(going):
-        spent = Ledger.empty(len(going))
+        spent = FirstLooks.of(ledger.inputs[going])
         found = find(job.attack)(
             net,
-            from_levels(originals[going]),
+            spent.inputs,
             labels[going],
             targets=None if targets is None else targets[going],
             seed=job.seed,
@@ -202,7 +202,21 @@ def _attacked(
         )
         modified[going] = to_uint8(found)
         ledger.gradients[going], ledger.forwards[going] = spent.gradients, spent.forwards
+        if spent.logits is not None:
+            ledger.logits = torch.zeros(len(originals), spent.logits.shape[1])
+            ledger.logits[going], ledger.known[going] = spent.logits, spent.known
     return modified, ledger
+
+
+def _logits_before(net: nn.Module, original: Tensor, ledger: FirstLooks) -> Tensor | None:
+    """What the net says of the originals as they were read back: as it said to the attack, where they are the same."""
+    if ledger.logits is None or not torch.equal(from_levels(original), ledger.inputs):
+        return None
+    rows = (~ledger.known).nonzero().flatten()
+    if len(rows):
+        with Query(net, torch.zeros(len(rows), dtype=torch.int64)) as query:
+            ledger.logits[rows] = query.logits(ledger.inputs[rows], torch.arange(len(rows)))
+    return ledger.logits
 
 
 def _saved(job: Job, work: Work, modified: Tensor) -> tuple[Tensor, Tensor]:
@@ -239,10 +253,10 @@ def _score(
     saved: tuple[Tensor, Tensor],
     labels: Tensor,
     targets: Tensor | None,
-    ledger: Ledger,
+    ledger: FirstLooks,
 ) -> None:
     """Fill the rows in with what the saved images do."""
-    outcome = score(net, *saved, labels, targets)
+    outcome = score(net, *saved, labels, targets, before=_logits_before(net, saved[0], ledger))
     for i, row in enumerate(rows):
         row |= {name: column[i].item() for name, column in vars(outcome).items()}
         row |= {"status": str(outcome.status[i]), "l0": int(outcome.l0[i])}

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attacks.query import Ledger, Query, cross_entropy, log_likelihood, margin
+from attacks.query import FirstLooks, Ledger, Query, cross_entropy, log_likelihood, margin
 from models.densenet import DenseNet
 
 
@@ -81,3 +81,18 @@ def test_probabilities_shaped_wrongly_are_refused() -> None:
         Query(nn.Identity(), torch.zeros(1, dtype=torch.int64)) as query,
     ):
         query.margins(torch.rand(1, 1, 3, 3), torch.tensor([0]))
+
+
+def test_what_the_net_said_of_the_images_themselves_is_kept() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+    images = torch.rand(3, 1, 2, 2)
+    looks = FirstLooks.of(images)
+    with Query(net, torch.zeros(3, dtype=torch.int64), batch=2, ledger=looks) as query:
+        query.logits(images[[2]] + 0.1, torch.tensor([2]))  # not the image itself
+        assert not looks.known.any()
+        query.gradients(images[[2, 0, 0]], torch.tensor([2, -1, 0]))  # -1: of no image
+        query.logits(images[[0]] * 0.5, torch.tensor([0]))  # a later look elsewhere changes nothing
+    assert looks.known.tolist() == [True, False, True]
+    assert looks.logits is not None
+    assert torch.allclose(looks.logits[[0, 2]], net(images[[0, 2]]))

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 import attacks
+from attacks.query import FirstLooks
 from models.checkpoint import ModelCard, load, read, save
 from models.faces import Faces
 from models.images import encode_png
@@ -141,6 +142,19 @@ def test_rows_do_not_depend_on_the_shard_or_the_order(face_folder: Path, trained
         return {row["name"]: row for row in read_rows(tmp_path / out)}
 
     assert by_name("whole") == by_name("split")
+
+
+def test_what_is_said_of_the_originals_is_what_their_files_say(
+    face_folder: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The attack's own look at them is taken, where there was one: it must be as good as another."""
+    seen = run_shard(face_folder, trained, tmp_path / "seen")
+    monkeypatch.setattr(FirstLooks, "note", lambda *_: None)
+    asked = run_shard(face_folder, trained, tmp_path / "asked")
+    for one, other in zip(seen, asked, strict=True):
+        assert one["margin_before"] == pytest.approx(other["margin_before"], abs=1e-5)
+        assert one["probability_before"] == pytest.approx(other["probability_before"], abs=1e-6)
+        assert one["status"] == other["status"]
 
 
 def test_an_attack_that_returns_its_input_fools_nothing(
