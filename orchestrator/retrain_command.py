@@ -2,12 +2,16 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.console import Console
-from orchestrator.errors import UserError
+from orchestrator.errors import Busy, UserError
+
+if TYPE_CHECKING:
+    from orchestrator.schedule import Schedule
 
 EXAMPLE = "dxray retrain --data utkface:faces/ --model runs/sweep --rounds 4 --out runs/retrain"
+OUT = Path("runs/retrain")
 RULES = ("rounds", "min_changed", "min_distance", "patience", "max_images", "max_seconds")
 ASKED = ("data", "model", "label", "method", "norm", "eps", "within", "epochs", "lr", "batch_size", "held_out")
 
@@ -25,6 +29,9 @@ def add_options(made: argparse.ArgumentParser) -> None:
     ways.add_argument("--show", type=Path, metavar="RUN", help="the rounds of RUN, while it runs too")
     ways.add_argument("--rollback", type=Path, metavar="RUN", help="put the net in use again that was before this one")
     made.add_argument("--to-round", type=int, metavar="N", help="with --rollback: the net of this round")
+    when = made.add_mutually_exclusive_group()
+    when.add_argument("--every", metavar="TIME", help="stay, and look for new faces every 24h, 90m, 7d, ...")
+    when.add_argument("--cron", metavar="EXPR", help="the same at these times: '0 3 * * 1' is Mondays at three")
     method = made.add_argument_group("how")
     method.add_argument(
         "--method",
@@ -55,22 +62,69 @@ def add_options(made: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, console: Console) -> int:
-    from orchestrator.retrain import result_of, resume, retrain, rollback, update
+    from orchestrator.retrain import rollback
 
+    _must_fit_together(options)
     if options.rollback:
         console.result(rollback(options.rollback, console, to_round=options.to_round))
         return 0
+    schedule = _schedule(options)  # first of all: a slip in it is not to be told after hours of work
+    if not (schedule and options.update):
+        console.result(_once(options, console))
+    if schedule:
+        _keep(options, schedule, console)
+    return 0
+
+
+def _schedule(options: argparse.Namespace) -> "Schedule | None":
+    if not options.every and not options.cron:
+        return None
+    from orchestrator.schedule import cron, every
+
+    if options.show or options.rollback:
+        raise UserError("--every and --cron go with a retraining or --update; leave them out")
+    return cron(options.cron) if options.cron else every(options.every)
+
+
+def _once(options: argparse.Namespace, console: Console) -> dict[str, Any]:
+    from orchestrator.retrain import result_of, resume, retrain, update
+
     if options.show:
         result = result_of(options.show)
     elif options.update:
-        result = update(options.update, console, label_by=options.label_by, address=options.address)
+        try:
+            result = update(options.update, console, label_by=options.label_by, address=options.address)
+        except Busy as wrong:
+            # Begun by cron while the one before still works: no fault, and nobody is to be woken by it.
+            console.say(f"{wrong}; nothing is done this time")
+            return {"out": str(options.update), "busy": True}
     elif options.resume:
         result = resume(options.resume, console, address=options.address)
     else:
-        result = retrain(_config(options), options.out or Path("runs/retrain"), console, address=options.address)
+        result = retrain(_config(options), options.out or OUT, console, address=options.address)
     show(result, console)
-    console.result(result)
-    return 0
+    return result
+
+
+def _keep(options: argparse.Namespace, schedule: "Schedule", console: Console) -> None:
+    """Look for new faces on the schedule, for ever."""
+    from orchestrator.retrain import recorded, update
+    from orchestrator.schedule import keep
+
+    run = (options.update or options.resume or options.out or OUT).expanduser().absolute()
+    recorded(run)
+    keep(run, schedule, lambda: update(run, console, label_by=options.label_by, address=options.address), console)
+
+
+def _must_fit_together(options: argparse.Namespace) -> None:
+    if options.to_round is not None and not options.rollback:
+        raise UserError("--to-round goes with --rollback RUN; to attack the net of a round give --model RUN#round=N")
+    named = options.resume or options.update or options.show or options.rollback
+    usual = ("resume", "update", "show", "rollback", "to_round", "every", "cron", "label_by", "seed", "json", "run")
+    given = [name for name, value in vars(options).items() if value and name not in (*usual, "joins", "address")]
+    if named and given:
+        given = [f"--{name.replace('_', '-')}" for name in given]
+        raise UserError(f"'{named}' holds what the run was begun with; leave {', '.join(given)} out")
 
 
 def show(result: dict[str, Any], console: Console) -> None:
