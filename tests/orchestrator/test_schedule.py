@@ -51,7 +51,8 @@ def looks(tmp_path: Path, console: Console) -> Looks:
 
         def look() -> None:
             begun.append(clock.now())
-            clock.time += takes
+            if takes:
+                clock.sleep(takes.total_seconds())
             if work:
                 work()
 
@@ -124,7 +125,7 @@ def test_cron_waits_for_its_time_and_makes_up_for_one_that_it_missed(looks: Look
     at_three = Cron("0 3 * * *")
     three = (START.astimezone() + timedelta(days=1)).replace(hour=3).astimezone(UTC)
     assert looks(at_three, 1) == []
-    assert looks(at_three, 40, start=START + HOUR) == [three]
+    assert looks(at_three, 20, start=START + HOUR) == [three]
     late = three + timedelta(days=10, hours=2)
     assert looks(at_three, 2, start=late) == [late]
 
