@@ -296,7 +296,7 @@ def _take_in(config: RetrainConfig, out: Path, generation: int, card: ModelCard,
     if new["unlabelled"]:
         console.say(f"{new['unlabelled']:,} new faces have no label and are left out; --label-by MODEL takes them in")
     if new["unreadable"]:
-        console.say(f"{new['unreadable']:,} new files cannot be read, and are left out")
+        console.say(f"{new['unreadable']:,} files there are no images that can be read, and are left out")
     return new
 
 

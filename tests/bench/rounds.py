@@ -4,9 +4,9 @@
     python -m tests.bench.rounds --data parquet:FACES.parquet --train-size 2000 --rounds 4
 
 A net is trained plainly on the first `--train-size` training faces in a shuffled order, and hardened on the same ones
-by `dxray retrain`. Each line is of one net: its clean accuracy on validation faces, the share of the held-out ones it has
-right that `dx` fools within L2 0.25 (pixels in [0, 1]), the median of these smallest changes, and the accuracy left by
-APGD and Square at Linf 2/255, none of which but `dx` is used in training. No stop rule but that of rounds is asked for.
+by `dxray retrain`. Each line is of one net: its clean accuracy on validation faces, the share of the held-out ones it
+has right that `dx` fools within L2 0.25 (pixels in [0, 1]), the median of these smallest changes, and the accuracy left
+by APGD and Square at Linf 2/255. Of these only `dx` is used in training. Only the number of rounds stops it.
 """
 
 import argparse

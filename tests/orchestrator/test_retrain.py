@@ -14,6 +14,9 @@ from defenses.victim import load_victim
 from models.checkpoint import CheckpointError, load
 from models.faces import Faces
 from models.images import encode_png
+from orchestrator.console import Console
+from orchestrator.retrain import RetrainConfig, retrain
+from orchestrator.stop_rules import Rules
 from orchestrator.store import locked, read_json
 
 Said = tuple[int, str, str]
@@ -34,16 +37,29 @@ def put(folder: Path, faces: Faces, numbers: Any, *, loose: bool = False) -> Non
         (place / f"{faces.names[i]}.png").write_bytes(encode_png(faces.images[i]))
 
 
-@pytest.fixture
-def begun(
-    inbox: Path, trained: Path, tmp_path: Path, dxray: Callable[..., Said], local_ray: None
+@pytest.fixture(scope="module")
+def template(
+    tmp_path_factory: pytest.TempPathFactory, faces: Faces, trained: Path, local_ray: None
 ) -> tuple[Path, dict[str, Any]]:
-    """The folder of a run of a round on the inbox, whose net was put in use, and what the command said."""
+    """A run of one round on an inbox as above."""
+    place = tmp_path_factory.mktemp("template")
+    put(place / "inbox", faces, range(120))
+    config = RetrainConfig(
+        data=f"folder:{place / 'inbox'}", model=str(trained), epochs=2, max_clean_drop=1.0, rules=Rules(rounds=1)
+    )
+    return place / "run", retrain(config, place / "run", Console())
+
+
+@pytest.fixture
+def begun(inbox: Path, template: tuple[Path, dict[str, Any]], tmp_path: Path) -> tuple[Path, dict[str, Any]]:
+    """A copy of that run for a test of its own, and what came of it."""
+    run, result = template
     out = tmp_path / "run"
-    words = ["--data", f"folder:{inbox}", "--model", trained, "--rounds", 1, "--epochs", 2, "--max-clean-drop", 1]
-    code, said, wrong = dxray("retrain", *words, "--out", out, "--json")
-    assert code == 0, wrong
-    return out, json.loads(said)
+    shutil.copytree(run, out, symlinks=True)
+    record = read_json(out / "retrain.json")
+    record["config"]["data"] = f"folder:{inbox}"
+    (out / "retrain.json").write_text(json.dumps(record))
+    return out, result
 
 
 def test_a_round_attacks_learns_and_judges_and_leaves_its_lineage(
@@ -76,8 +92,11 @@ def test_a_round_attacks_learns_and_judges_and_leaves_its_lineage(
     near = [row for row in fought if row["status"] == "fooled" and row["l2"] <= 0.25]
     assert after["fooled_within"] == pytest.approx(len(near) / len(fought))
 
-    code, said, _ = dxray("attack", out / "faces/test/0000.parquet", "--model", f"{out}#round=1", "--json")
-    assert code == 0 or "no image" in said
+    asked = ["attack", f"parquet:{out}/faces/test", "--model", f"{out}#round=1", "--out", tmp_path / "attack", "--json"]
+    code, said, _ = dxray(*asked)
+    assert code == 0
+    assert json.loads(said)["inputs"] == pq.read_table(out / "faces/test/0000.parquet").num_rows
+    assert read_json(tmp_path / "attack" / "attack.json")["net_sha256"] == after["net_sha256"]
     assert load_victim(f"{out}#round=1")[1].sha256 == after["net_sha256"]
     assert load_victim(out)[1].sha256 == rows[result["current"]]["net_sha256"]
     with pytest.raises(CheckpointError, match="has no net of a round 9; its rounds are 0 to 1"):
