@@ -6,12 +6,26 @@ import pytest
 
 from orchestrator.stop_rules import Rules, why_stop
 
-FIRST = {"round": 0, "attacked": None, "fooled": None, "epochs": 0, "train_images": 100, "robust_accuracy": 0.1}
+FIRST: dict[str, Any] = {
+    "round": 0,
+    "attacked": None,
+    "fooled": None,
+    "epochs": 0,
+    "train_images": 100,
+    "robust_accuracy": 0.1,
+}
 
 
 def rows(*robust: float, **last: Any) -> list[dict[str, Any]]:
     """The first, and a round for each robust accuracy; `last` is said of the last."""
-    moves = {"attacked": 100, "fooled": 50, "changed": 0.1, "weight_distance": 0.1, "epochs": 2, "train_images": 150}
+    moves: dict[str, Any] = {
+        "attacked": 100,
+        "fooled": 50,
+        "changed": 0.1,
+        "weight_distance": 0.1,
+        "epochs": 2,
+        "train_images": 150,
+    }
     found = [FIRST | {"changed": 0.0, "weight_distance": 0.0}]
     found += [moves | {"round": i, "robust_accuracy": value} for i, value in enumerate(robust, start=1)]
     found[-1] = found[-1] | last
