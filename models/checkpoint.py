@@ -20,6 +20,7 @@ from models import MODELS, build
 
 FORMAT = "dxray checkpoint 1"
 WEIGHTS, CARD = "model.safetensors", "model.json"
+ROUND = "#round="  # RUN#round=3: the net of a round of `dxray retrain`
 
 # The net behind a defence: `defend(net, name, **parameters)`. Defences build on nets, so nets cannot know them: who
 # loads a net that has one gives it.
@@ -101,7 +102,8 @@ def load(path: Path | str, *, defend: Defend | None = None) -> tuple[nn.Module, 
     """The net (float32, on the CPU, in eval mode) and its card.
 
     Args:
-        path: a checkpoint's folder, one of its two files, or a sweep's folder (its best net).
+        path: a checkpoint's folder, one of its two files, a sweep's folder (its best net), a retraining's (its current
+            net), or `RUN#round=N`, the net of one of its rounds.
         defend: what puts a net behind its defence, such as `defenses.defended`, for nets that have one.
 
     Raises:
@@ -142,6 +144,15 @@ def restore(card_bytes: bytes, weights: bytes, *, defend: Defend | None = None) 
 
 
 def _find(path: Path) -> Path:
+    run, mark, number = str(path).rpartition(ROUND)
+    if mark and not path.exists():
+        if not number.isdecimal():
+            raise CheckpointError(f"{path} names no round: expected a number, as in {run}{ROUND}3")
+        path = net_of_round(Path(run), int(number))
+        if not (path / CARD).is_file():
+            rounds = sorted(int(card.parts[-3]) for card in Path(run).glob(f"rounds/*/net/{CARD}"))
+            there = f"its rounds are {rounds[0]} to {rounds[-1]}" if rounds else "expected the folder of a retraining"
+            raise CheckpointError(f"{run} has no net of a round {number}; {there}")
     if path.name in (WEIGHTS, CARD):
         path = path.parent
     if path.is_file():
@@ -149,11 +160,16 @@ def _find(path: Path) -> Path:
             f"{path} is no dxray checkpoint; expected a folder with {WEIGHTS} and {CARD} "
             "(pickled files such as .pt and .pth are never read: they can run code)"
         )
-    for directory in (path, path / "best"):
+    for directory in (path, path / "best", path / "current"):
         if (directory / CARD).is_file():
             return directory
     state = "has no" if path.is_dir() else "does not exist, so there is no"
     raise CheckpointError(f"{path} {state} {CARD}; give the folder of a net that `dxray sweep` has saved")
+
+
+def net_of_round(run: Path, number: int) -> Path:
+    """Where `dxray retrain` keeps the net of a round: what `RUN#round=N` means."""
+    return run / "rounds" / f"{number:04d}" / "net"
 
 
 def _parse_card(content: bytes) -> ModelCard:

@@ -17,15 +17,17 @@ def list_utkface(place: str, wanted: Wanted) -> Listing:
         raise FacesError(f"{spec} holds no images, expected files such as .jpg: check the path")
     genders = {file: label_of_utkface(file.rpartition("/")[2]) for file in files}
     labelled = {file: gender for file, gender in genders.items() if gender is not None}
-    if not labelled:
+    unlabelled = [file for file in files if file not in labelled]
+    if not labelled and not wanted.unlabelled:
         raise FacesError(
             f"{spec} holds {len(files):,} images, none named age_gender_race_datetime.jpg: "
             f"for one sub-folder per class use folder:{place}"
         )
-    skipped += [
-        (_printable(file), "the file name is not age_gender_race_datetime") for file in files if file not in labelled
-    ]
     labels, classes = gender_labels(spec, np.array(list(labelled.values()), np.int64), wanted.classes)
+    if wanted.unlabelled:
+        labels = np.append(labels, np.full(len(unlabelled), -1))
+        return _file_listing(root, [*labelled, *unlabelled], labels, classes, skipped, wanted)
+    skipped += [(_printable(file), "the file name is not age_gender_race_datetime") for file in unlabelled]
     return _file_listing(root, list(labelled), labels, classes, skipped, wanted)
 
 
@@ -34,15 +36,20 @@ def list_folder(place: str, wanted: Wanted) -> Listing:
     entries = sorted(entry for entry in root.iterdir() if not _hidden(entry.name))
     folders = [entry for entry in entries if entry.is_dir()]
     classes = wanted.classes or CLASSES
-    if not folders:
-        loose, _ = _image_files(root, root)
-        named = any(label_of_utkface(file) is not None for file in loose)
+    if not folders and not wanted.unlabelled:
+        images, _ = _image_files(root, root)
+        named = any(label_of_utkface(file) is not None for file in images)
         remedy = f"they are named as in UTKFace, so use utkface:{place}" if named else "make one for each class"
-        raise FacesError(f"{spec} has no sub-folders ({len(loose):,} images), expected one per class: {remedy}")
+        raise FacesError(f"{spec} has no sub-folders ({len(images):,} images), expected one per class: {remedy}")
     there = [folder.name for folder in folders]
     files: list[str] = []
     labels: list[int] = []
-    skipped = [(_printable(entry.name), "not in the sub-folder of a class") for entry in entries if not entry.is_dir()]
+    loose = [entry.name for entry in entries if not entry.is_dir()]
+    if wanted.unlabelled:
+        files = [name for name in loose if Path(name).suffix.lower() in IMAGE_SUFFIXES]
+        labels = [-1] * len(files)
+    left = sorted(set(loose) - set(files))
+    skipped = [(_printable(name), "not in the sub-folder of a class") for name in left]
     for folder in folders:
         index = class_index(folder.name, classes)
         if index is None:

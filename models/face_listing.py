@@ -26,7 +26,7 @@ class FacesError(ValueError):
 
 
 class Wanted(NamedTuple):
-    """What ``read`` asks of a reader. ``classes`` is None where the caller named none."""
+    """What ``read`` asks of a reader. ``classes`` is None where the caller named none; see there for ``unlabelled``."""
 
     size: tuple[int, int]
     channels: int
@@ -34,6 +34,7 @@ class Wanted(NamedTuple):
     classes: tuple[str, ...] | None
     label: str | None
     limit: int | None
+    unlabelled: bool = False
 
 
 # Rows of the listing -> their images uint8 (len(rows), C, H, W), and a reason for each position that has none.
@@ -41,7 +42,10 @@ Loader = Callable[[np.ndarray], tuple[np.ndarray, dict[int, str]]]
 
 
 class Listing(NamedTuple):
-    """What a source holds, before any image is decoded. ``splits`` is None where the source has none of its own."""
+    """What a source holds, before any image is decoded; a label of -1 is none.
+
+    ``splits`` is None where the source has none of its own.
+    """
 
     names: list[str]
     labels: np.ndarray

@@ -158,18 +158,18 @@ def _table_listing(
         names = [f"row/{row:07d}" for row in range(table.num_rows)]
     splits = _splits(spec, table.column("split")) if "split" in table.column_names else None
 
-    labelled = np.flatnonzero(labels >= 0)
-    skipped = [(names[row], f"no {label}") for row in np.flatnonzero(labels < 0)]
+    taken = np.arange(len(labels)) if wanted.unlabelled else np.flatnonzero(labels >= 0)
+    skipped = [(names[row], f"no {label}") for row in np.setdiff1d(np.arange(len(labels)), taken)]
 
     def load(rows: np.ndarray) -> tuple[np.ndarray, dict[int, str]]:
         positions = np.full(table.num_rows, -1)
-        positions[labelled[rows]] = np.arange(len(rows))
+        positions[taken[rows]] = np.arange(len(rows))
         return load_cells(spec, batches(), positions, names, root, wanted)
 
     return Listing(
-        [names[row] for row in labelled],
-        labels[labelled],
-        None if splits is None else splits[labelled],
+        [names[row] for row in taken],
+        labels[taken],
+        None if splits is None else splits[taken],
         classes,
         load,
         skipped,

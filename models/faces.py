@@ -15,7 +15,7 @@ random sample, by another hash of the name: the same faces every time, and a lar
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -100,12 +100,17 @@ def read(
     classes: Sequence[str] | None = None,
     label: str | None = None,
     limit: int | None = None,
+    unlabelled: bool = False,
+    known: Collection[str] | None = None,
 ) -> Faces:
     """Read the faces of ``spec`` (see the top of this file) as ``channels`` x ``size``, ``(H, W)`` or a side.
 
     ``classes`` names the classes in the order of their labels, where they are not male and female. ``label`` is the
     label column of a Parquet file or Hugging Face data set. ``limit`` is the most faces to read. ``seed`` is for
-    synthetic faces only. Raises ``FacesError``; a single image that cannot be read is put in ``skipped`` instead.
+    synthetic faces only. ``unlabelled`` also takes images without a label, as -1. ``known`` are names of faces that the
+    caller has: only others are opened, of which there may be none, or none of some class.
+
+    Raises ``FacesError``; a single image that cannot be read is put in ``skipped`` instead.
     """
     kind, _, place = spec.partition(":")
     if kind not in READERS:
@@ -120,10 +125,10 @@ def read(
         height, width = height_width(size)
     except ValueError as error:
         raise FacesError(str(error)) from error
-    wanted = Wanted((height, width), channels, seed, checked_classes(classes), label, limit)
+    wanted = Wanted((height, width), channels, seed, checked_classes(classes), label, limit, unlabelled)
 
     try:
-        return _load(spec, READERS[kind](place, wanted), limit)
+        return _load(spec, READERS[kind](place, wanted), limit, known)
     except (OSError, pa.ArrowException) as error:
         raise FacesError(f"{spec} cannot be read ({one_line(error)}): repair it or its permissions") from error
 
@@ -174,14 +179,17 @@ def _unknown_reader(spec: str, kind: str) -> str:
     return f"no reader {kind!r} for {spec!r}: expected {known}"
 
 
-def _load(spec: str, listing: Listing, limit: int | None) -> Faces:
+def _load(spec: str, listing: Listing, limit: int | None, known: Collection[str] | None) -> Faces:
     """The faces of a listing: checked, sorted by name, given splits, sampled, decoded."""
     names = np.array(listing.names, dtype=np.str_)
     rows = np.argsort(names, kind="stable")
     if (twice := np.flatnonzero(names[rows][1:] == names[rows][:-1])).size:
         name = str(names[rows[twice[0]]])
         raise FacesError(f"{spec} has more than one row named {name!r}, expected unique names: rename or remove one")
-    need_all_classes(spec, listing.labels, listing.classes)
+    if known is None:
+        need_all_classes(spec, listing.labels[listing.labels >= 0], listing.classes)
+    else:
+        rows = rows[[name not in known for name in names[rows]]] if len(rows) else rows
     splits = _splits(names, listing.splits)
     if limit is not None and limit < len(rows):
         draws = [_fraction(f"limit/{name}") for name in names[rows]]
@@ -190,12 +198,12 @@ def _load(spec: str, listing: Listing, limit: int | None) -> Faces:
     images, reasons = listing.load(rows)
     skipped = listing.skipped + [(listing.names[rows[at]], reason) for at, reason in reasons.items()]
     if reasons:
-        if len(reasons) == len(rows):
+        if len(reasons) == len(rows) and known is None:
             raise FacesError(f"none of the {len(rows):,} images of {spec} can be read (the first: {reasons[0]})")
         kept = np.delete(np.arange(len(rows)), list(reasons))
         images, rows = images[kept], rows[kept]
-        if limit is None:
-            need_all_classes(spec, listing.labels[rows], listing.classes)
+        if limit is None and known is None:
+            need_all_classes(spec, listing.labels[rows][listing.labels[rows] >= 0], listing.classes)
     return Faces(images, listing.labels[rows], names[rows], splits[rows], listing.classes, spec, tuple(sorted(skipped)))
 
 

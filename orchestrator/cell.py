@@ -75,7 +75,7 @@ def train_cell(
     except Exception as wrong:
         if isinstance(wrong, OSError) and wrong.errno in _DISK:
             raise
-        result = {"status": "KO", "reason": _reason(wrong, allowed)}
+        result = {"status": "KO", "reason": reason_of(wrong, allowed)}
     return _end(folder, result | {"memory_gib": peak.gib(), "host": socket.gethostname()})
 
 
@@ -204,7 +204,8 @@ def _train_split(cell: Mapping[str, Any], data: Mapping[str, Any]) -> tuple[np.n
     return images[: cell.get("train_size")], labels[: cell.get("train_size")]
 
 
-def _reason(wrong: Exception, allowed: float | None) -> str:
+def reason_of(wrong: Exception, allowed: float | None = None) -> str:
+    """Why a training failed, for people; `allowed`: the GiB that it might take."""
     text = " ".join(str(wrong).split())[:300] or type(wrong).__name__
     if isinstance(wrong, Diverged):
         return f"diverged: {text}"

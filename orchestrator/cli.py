@@ -11,7 +11,7 @@ from pathlib import Path
 from textwrap import indent
 from typing import TYPE_CHECKING, Any
 
-from orchestrator import cluster_commands
+from orchestrator import cluster_commands, retrain_command
 from orchestrator.console import Console
 from orchestrator.errors import Interrupted, UserError
 from orchestrator.grid import PARAMETERS, Grid
@@ -28,6 +28,7 @@ EXAMPLES = {
     "show": "dxray show runs/attack --where 'l2 > 0.5'",
     "export": "dxray export runs/attack --where 'l2 > 0.5'",
     "compact": "dxray compact runs/attack",
+    "retrain": retrain_command.EXAMPLE,
     "doctor": "dxray doctor runs/sweep --cell 3",
     "demo": "dxray demo --out runs/demo",
 }
@@ -120,6 +121,11 @@ def parser() -> argparse.ArgumentParser:
     _show_parser(_verb(verbs, "show", _show, "say what came of an attack, and draw its hardest and easiest images"))
     _export_parser(_verb(verbs, "export", _export, "write the images of an attack as PNG files, where it did not"))
     _compact_parser(_verb(verbs, "compact", _compact, "merge the many small parts of a finished attack into few"))
+    made = _verb(
+        verbs, "retrain", retrain_command.run, "harden a net in rounds of attack and training; take in new faces"
+    )
+    _cluster_options(made, "runs/retrain")
+    retrain_command.add_options(made)
     _doctor_parser(_verb(verbs, "doctor", _doctor, "say what is wrong with a training, and what to do about it"))
     _demo_parser(_verb(verbs, "demo", _demo, "the whole story on synthetic faces, in a few minutes"))
     cluster_commands.add_verbs(verbs)

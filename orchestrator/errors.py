@@ -10,5 +10,9 @@ class UserError(Exception):
     """Its text is one sentence that names what came, what was expected and what to do; no traceback is shown."""
 
 
+class Busy(UserError):
+    """Another process works on the same folder."""
+
+
 class Interrupted(KeyboardInterrupt):
     """Ctrl-C, with a sentence that says what was kept and how to go on."""

@@ -65,10 +65,19 @@ def run_cell(
     Raises:
         Unwritable: the folder's disk is full or read-only.
     """
-    unwritable: list[str] = []
-    hear: dict[str, Report] = {"unwritable": unwritable.append, "least": _least.update, "epoch": on_epoch or _ignore}
-
+    hear: dict[str, Report] = {"unwritable": unwritable, "least": _least.update, "epoch": on_epoch or _ignore}
     work = partial(_train, cell, data, folder, limits)
+    return settled(work, folder, on_message=lambda message: hear[message[0]](message[1]), time_limit=time_limit)
+
+
+def settled(
+    work: Callable[[Report], None], folder: Path, *, on_message: Report | None = None, time_limit: float | None = None
+) -> dict[str, Any]:
+    """What `work(send)` writes to the folder's `RESULT`, or wrote there before, in a process of its own.
+
+    One that is killed from outside is begun again; its folder must hold what it needs to go on. A death that would
+    happen again is the result, `status` "KO" with its `reason`.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     # A worker whose driver was killed goes on for some seconds, and would write beside us.
     with locked(folder, patience=ORPHAN):
@@ -76,9 +85,7 @@ def run_cell(
         for deaths in range(1, KILLS + 2):
             if (folder / RESULT).exists():
                 return read_json(folder / RESULT)
-            ended = run_alone(work, lambda message: hear[message[0]](message[1]), seconds=time_limit)
-            if unwritable:
-                raise Unwritable(unwritable[0])
+            ended = run_alone(work, on_message or _ignore, seconds=time_limit)
             reason = _death(ended, time_limit, deaths)
             if ended.signal not in _FROM_OUTSIDE:
                 break
@@ -99,6 +106,11 @@ def _train(
 
 def _ignore(message: Any) -> None:
     return None
+
+
+def unwritable(text: str) -> None:
+    """What is done with a process's message that the disk takes no more."""
+    raise Unwritable(text)
 
 
 def _death(ended: Ended, time_limit: float | None, deaths: int) -> str:

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from orchestrator.errors import UserError
+from orchestrator.errors import Busy, UserError
 
 
 def column(name: str, kind: pa.DataType, doc: str, unit: str = "") -> pa.Field:
@@ -228,7 +228,7 @@ def locked(out: Path, *, patience: float = 0.0) -> Iterator[None]:
     Whoever has it finds `images/` in place, even where a compaction was killed.
 
     Raises:
-        UserError: another process has held it for `patience` seconds.
+        Busy: another process has held it for `patience` seconds.
     """
     deadline = time.monotonic() + patience
     with (out / ".lock").open("w") as file:
@@ -240,8 +240,6 @@ def locked(out: Path, *, patience: float = 0.0) -> Iterator[None]:
                 if time.monotonic() < deadline:
                     time.sleep(0.1)
                     continue
-                raise UserError(
-                    f"another dxray process works on '{out}' now; wait for it or choose another --out"
-                ) from None
+                raise Busy(f"another dxray process works on '{out}' now; wait for it or choose another --out") from None
         settle(out)
         yield

@@ -1,4 +1,4 @@
-"""A verb as `cluster/sweep.py` and `cluster/attack.py` run it on a cluster's head, where `ray submit` sent them.
+"""A verb as `cluster/sweep.py`, `attack.py` and `retrain.py` run it on a cluster's head, where `ray submit` sent them.
 
 What differs from the same verb in a terminal: the results have a place that outlives the session, the same arguments
 submitted again go on with them, and nothing starts before every machine has been seen to share that place.
@@ -24,7 +24,7 @@ from orchestrator.store import write_json
 RECORD = "submitted.json"
 RUNS = "DXRAY_RUNS"  # set by cluster.yaml: the folder that every machine sees
 _BOOTSTRAP = Path("~/ray_bootstrap_config.yaml")  # what `ray up` leaves on the head
-_CONFIG = {"sweep": "sweep.json", "attack": "attack.json"}
+_CONFIG = {"sweep": "sweep.json", "attack": "attack.json", "retrain": "retrain.json"}
 
 
 def run(verb: str, arguments: Sequence[str]) -> int:
@@ -42,7 +42,7 @@ def _run(verb: str, arguments: list[str]) -> int:
                 "or quotes of its own twice, as in --data '\"folder:my faces\"', or use `dxray submit`\n"
             )
         raise
-    if getattr(options, "show", None) or getattr(options, "list_presets", False):
+    if any(getattr(options, name, None) for name in ("show", "list_presets", "rollback")):
         return cli.main([verb, *arguments])  # needs no cluster
     address = options.address or "auto"
     named = options.resume or getattr(options, "update", None)
@@ -79,6 +79,8 @@ def _command(verb: str, arguments: list[str], out: Path, address: str) -> list[s
                 f"'{out}' holds a run that was submitted with other arguments: {' '.join(before) or 'none'}; "
                 "submit these again to go on with it, or choose another --out"
             )
+        if verb == "retrain":  # by itself it goes on when it is given again, and may have a schedule to keep
+            return [verb, *arguments, "--out", str(out), "--address", address]
         return [verb, "--resume", str(out), "--address", address, *(["--json"] if "--json" in arguments else [])]
     if not (out / _CONFIG[verb]).exists():  # a run that came otherwise is refused by the verb itself
         write_json(record, {"arguments": arguments})

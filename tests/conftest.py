@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -79,6 +81,20 @@ def face_folder(tmp_path: Path, faces: Faces) -> Path:
         place.mkdir(parents=True, exist_ok=True)
         (place / f"{name}.png").write_bytes(encode_png(image))
     return tmp_path / "faces"
+
+
+@pytest.fixture(scope="session")
+def face_table(tmp_path_factory: pytest.TempPathFactory, faces: Faces) -> Path:
+    """All of the pictures as a Parquet table, with their splits."""
+    columns = {
+        "name": faces.names.tolist(),
+        "split": faces.splits.tolist(),
+        "gender": [faces.classes[label] for label in faces.labels],
+        "image": [encode_png(image) for image in faces.images],
+    }
+    file = tmp_path_factory.mktemp("table") / "faces.parquet"
+    pq.write_table(pa.table(columns), file)
+    return file
 
 
 @pytest.fixture

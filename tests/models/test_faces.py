@@ -756,3 +756,32 @@ def test_the_web_faces_are_read_by_their_folders() -> None:
     check_contract(result)
     assert len(result) + len(result.skipped) == 40
     assert {name.split("/")[0] for name in result.names[result.labels == 1].tolist()} == {"woman"}
+
+
+def test_images_without_a_label_are_taken_where_that_is_asked_for(tmp_path: Path) -> None:
+    png = encode_png(np.full((1, 48, 48), 100, np.uint8))
+    for place in ("folder/male/a.png", "folder/female/b.png", "folder/c.png", "utkface/c.png"):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / place).write_bytes(png)
+    for gender in (0, 1):
+        (tmp_path / "utkface" / f"20_{gender}_0_20170116174525125.jpg").write_bytes(png)
+    columns = {"name": ["a.png", "b.png", "c.png"], "gender": ["male", "female", None], "image": [png] * 3}
+    pq.write_table(pa.table(columns), tmp_path / "faces.parquet")
+    for spec in (f"folder:{tmp_path}/folder", f"utkface:{tmp_path}/utkface", f"parquet:{tmp_path}/faces.parquet"):
+        found = read(spec, unlabelled=True)
+        assert sorted(found.labels) == [-1, 0, 1]
+        assert list(found.names[found.labels < 0]) == ["c.png"]
+        assert len(read(spec)) == 2
+        assert [name for name, _ in read(spec).skipped] == ["c.png"]
+
+
+def test_faces_that_are_known_are_not_opened_and_the_others_need_not_be_of_every_class(tmp_path: Path) -> None:
+    png = encode_png(np.full((1, 48, 48), 100, np.uint8))
+    for place in ("male/a.png", "female/b.png", "female/c.png"):
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        (tmp_path / place).write_bytes(png)
+    (tmp_path / "male/a.png").write_bytes(b"no longer an image")
+    new = read(f"folder:{tmp_path}", known={"male/a.png", "female/b.png"})
+    assert (list(new.names), list(new.labels), new.skipped) == (["female/c.png"], [1], ())
+    none = read(f"folder:{tmp_path}", known={"male/a.png", "female/b.png", "female/c.png"})
+    assert (len(none), none.images.shape) == (0, (0, 1, 48, 48))
