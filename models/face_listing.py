@@ -106,6 +106,6 @@ def decode_into(
         return dict(chain.from_iterable(pool.map(chunk, starts)))
 
 
-def one_line(error: Exception) -> str:
+def one_line(error: BaseException, length: int = 300) -> str:
     """What ``error`` says, short and without line breaks, to stand inside a sentence."""
-    return " ".join(str(error).split())[:300] or type(error).__name__
+    return " ".join(str(error).split())[:length] or type(error).__name__

@@ -31,7 +31,15 @@ from orchestrator.listing import difference, fresh, write_list
 from orchestrator.ray_session import connected, gpus
 from orchestrator.rows import CONFIG
 from orchestrator.shards import STAGES, Job
-from orchestrator.store import locked, read_json, read_rows, writable_folder, write_bytes, write_json
+from orchestrator.store import (
+    locked,
+    must_be_asked_alike,
+    read_json,
+    read_rows,
+    writable_folder,
+    write_bytes,
+    write_json,
+)
 from orchestrator.summary import STATUSES, summarise
 
 FORMAT = "dxray attack 2"
@@ -276,16 +284,12 @@ def _record(out: Path) -> dict[str, Any]:
 
 def _same(record: dict[str, Any], config: AttackConfig, card: ModelCard, out: Path) -> None:
     """UserError where the run in `out` is not the one that is asked for, naming the first thing that differs."""
-    then, now = record["config"], asdict(config)
-    asked = [name for name in now if name != "model" and (name, now[name]) != ("png", None)]
-    differ = [name for name in asked if then[name] != now[name]]
-    state = "a finished run" if "counts" in record else "an unfinished run"
+    holds = f"'{out}' holds {'a finished run' if 'counts' in record else 'an unfinished run'}"
     otherwise = f"choose another --out, or go on with it: {_resume(out)}"
-    if differ:
-        name = differ[0]
-        raise UserError(f"'{out}' holds {state} with {name} {then[name]!r}, and {now[name]!r} came; {otherwise}")
+    left_open = {"model"} | ({"png"} if config.png is None else set())
+    must_be_asked_alike(record["config"], asdict(config), holds, otherwise, but=left_open)
     if record["net_sha256"] != card.sha256:
-        raise UserError(f"'{out}' holds {state} against another net than '{config.model}' is now; {otherwise}")
+        raise UserError(f"{holds} against another net than '{config.model}' is now; {otherwise}")
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from models.checkpoint import ModelCard, save
 from models.cost import training_bytes
 from models.doctor import cheap_findings
 from models.evidence import Evidence, Split
+from models.face_listing import one_line
 from models.train import Diverged, device_of_choice, fit, has_fast_bf16, logits_of
 from models.training_state import load_judged
 from orchestrator.grid import FIT_PARAMETERS, NET_PARAMETERS
@@ -206,7 +207,7 @@ def _train_split(cell: Mapping[str, Any], data: Mapping[str, Any]) -> tuple[np.n
 
 def reason_of(wrong: Exception, allowed: float | None = None) -> str:
     """Why a training failed, for people; `allowed`: the GiB that it might take."""
-    text = " ".join(str(wrong).split())[:300] or type(wrong).__name__
+    text = one_line(wrong)
     if isinstance(wrong, Diverged):
         return f"diverged: {text}"
     if isinstance(wrong, DoesNotFit):

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from models.checkpoint import ModelCard
+from models.face_listing import one_line
 from models.images import UnreadableImage, decode, fit_to, looks_encoded, open_source
 from orchestrator.image_tables import read_cells
 from orchestrator.inputs import Input, open_uri
@@ -77,7 +78,7 @@ def _fetched(uri: str) -> bytes:
         except FileNotFoundError:
             raise UnreadableImage("does not exist") from None
         except OSError as wrong:
-            said = " ".join(str(wrong).split())[:200]
+            said = one_line(wrong, 200)
             time.sleep(0.5 * 2**again)
     raise UnreadableImage(f"cannot be fetched ({said})")
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from models.face_listing import FacesError
+from models.face_listing import FacesError, one_line
 from orchestrator.errors import UserError
 
 _IMAGE, _NAME, _LABELS = "image", "name", ("gender", "label")
@@ -124,7 +124,7 @@ def _open(file: str) -> pq.ParquetFile:
     try:
         parquet = pq.ParquetFile(file)
     except (pa.ArrowException, OSError) as wrong:
-        said = " ".join(str(wrong).split())[:200]
+        said = one_line(wrong, 200)
         raise UserError(f"parquet:{file} is not a Parquet file that can be read ({said}); write it again") from None
     if _IMAGE not in parquet.schema_arrow.names:
         columns = ", ".join(parquet.schema_arrow.names)

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.fs
 
 from models.face_classes import class_index, label_of_utkface
+from models.face_listing import one_line
 from models.images import IMAGE_SUFFIXES
 from orchestrator.errors import UserError
 from orchestrator.image_tables import hugging_face_rows, parquet_rows
@@ -88,7 +89,9 @@ def open_uri(uri: str) -> tuple[Any, str]:
     try:
         return pyarrow.fs.FileSystem.from_uri(uri)
     except (pa.ArrowException, OSError, ValueError) as wrong:
-        raise UserError(f"'{uri}' cannot be opened ({_line(wrong)}); expected s3://BUCKET/FOLDER or gs://...") from None
+        raise UserError(
+            f"'{uri}' cannot be opened ({one_line(wrong, 200)}); expected s3://BUCKET/FOLDER or gs://..."
+        ) from None
 
 
 # Name, path, row, triple, and what a table says of the label.
@@ -219,7 +222,9 @@ def _uri(place: str, prefix: str) -> Iterator[_Found]:
     except NotADirectoryError:
         found = [system.get_file_info(root)]
     except OSError as wrong:
-        raise UserError(f"'{place}' cannot be listed ({_line(wrong)}); check its name and your right to it") from None
+        raise UserError(
+            f"'{place}' cannot be listed ({one_line(wrong, 200)}); check its name and your right to it"
+        ) from None
     above = place[: len(place) - len(root)]
     return _distinct(
         (f"{prefix}{info.path[len(root) :].lstrip('/') or info.base_name}", f"{above}{info.path}".encode())
@@ -318,7 +323,3 @@ def _label(name: str, path: bytes, row: int | None, said: Any, classes: Sequence
         # A folder called "0" or "1" is more often a batch than a class.
         label = None if folder.isdigit() else class_index(folder, tuple(classes))
     return label if label is not None and label < len(classes) else None
-
-
-def _line(wrong: BaseException) -> str:
-    return " ".join(str(wrong).split())[:200] or type(wrong).__name__

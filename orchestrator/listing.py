@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from models.face_listing import one_line
 from orchestrator.errors import UserError
 from orchestrator.inputs import Input
 from orchestrator.store import column, finished_file
@@ -71,7 +72,7 @@ def read_list(out: Path, number: int, start: int = 0, stop: int | None = None) -
                     yield from map(Input, *(values.to_pylist() for values in rows.columns))
                 at += size
     except (OSError, pa.ArrowException) as wrong:
-        said = " ".join(str(wrong).split())[:200]
+        said = one_line(wrong, 200)
         raise UserError(f"'{place(out, number)}' cannot be read ({said}); start the run anew") from None
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from models.face_listing import one_line
 from orchestrator.console import Console
 from orchestrator.errors import UserError
 from orchestrator.grid import PARAMETERS
@@ -36,7 +37,7 @@ class MlflowLog:
             found = self._client.get_experiment_by_name(out.name)
             self._experiment = found.experiment_id if found else self._client.create_experiment(out.name)
         except Exception as wrong:
-            raise UserError(f"MLflow at '{uri}' cannot be used ({_line(wrong)}); check the address") from None
+            raise UserError(f"MLflow at '{uri}' cannot be used ({one_line(wrong, 200)}); check the address") from None
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Log an ended cell. MLflow failing later on is said once and stops nothing: the tables hold it all."""
@@ -46,7 +47,9 @@ class MlflowLog:
             self._add(row)
         except Exception as wrong:
             self._broken = True
-            self._console.say(f"MLflow takes no more of this sweep ({_line(wrong)}); the Parquet tables hold all of it")
+            self._console.say(
+                f"MLflow takes no more of this sweep ({one_line(wrong, 200)}); the Parquet tables hold all of it"
+            )
 
     def _add(self, row: Mapping[str, Any]) -> None:
         from mlflow.entities import Metric, Param
@@ -63,7 +66,3 @@ class MlflowLog:
         for i in range(0, max(1, len(metrics)), 1000):  # the most that a server takes at a time
             self._client.log_batch(name, metrics=metrics[i : i + 1000], params=params if i == 0 else [])
         self._client.set_terminated(name, "FAILED" if row["status"] == "KO" else "FINISHED")
-
-
-def _line(wrong: Exception) -> str:
-    return " ".join(str(wrong).split())[:200] or type(wrong).__name__

@@ -22,7 +22,7 @@ from orchestrator.ray_session import connected, largest_node
 from orchestrator.round_fit import ROUNDS, Recipe
 from orchestrator.rounds import JUDGES, rows_of, run_round, seconds_of, training_attack, write_rounds
 from orchestrator.stop_rules import Rules, why_stop
-from orchestrator.store import locked, read_json, writable_folder, write_bytes, write_json
+from orchestrator.store import locked, must_be_asked_alike, read_json, writable_folder, write_bytes, write_json
 
 FORMAT = "dxray retrain 1"
 CONFIG = "retrain.json"
@@ -320,14 +320,10 @@ def _check(config: RetrainConfig) -> None:
 
 
 def _must_be_same(record: dict[str, Any], config: RetrainConfig, card: ModelCard, out: Path) -> None:
-    then, now = record["config"], asdict(config)
-    differ = [name for name in now if name not in ("model", "label_by", "threads") and then[name] != now[name]]
-    otherwise = f"choose another --out, or go on with it: dxray retrain --resume '{out}'"
-    if differ:
-        name = differ[0]
-        raise UserError(f"'{out}' holds a run with {name} {then[name]!r}, and {now[name]!r} came; {otherwise}")
+    holds, otherwise = f"'{out}' holds a run", f"choose another --out, or go on with it: dxray retrain --resume '{out}'"
+    must_be_asked_alike(record["config"], asdict(config), holds, otherwise, but={"model", "label_by", "threads"})
     if record["net_sha256"] != card.sha256:
-        raise UserError(f"'{out}' holds a run that began with another net than '{config.model}' is; {otherwise}")
+        raise UserError(f"{holds} that began with another net than '{config.model}' is; {otherwise}")
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from attacks.outcome import amplify, score
 from attacks.query import FirstLooks, Query
 from defenses.victim import restore
 from models.checkpoint import ModelCard
+from models.face_listing import one_line
 from models.images import decode, encode_png
 from orchestrator.contents import Content, contents
 from orchestrator.inputs import Input
@@ -135,7 +136,7 @@ def _attack_all(net: nn.Module, card: ModelCard, job: Job, work: Work, clock: di
             modified, ledger = _attacked(net, job, work.originals, labels, targets)
     except Exception as wrong:
         if len(work.rows) == 1:
-            said = " ".join(str(wrong).split())[:300] or type(wrong).__name__
+            said = one_line(wrong)
             work.rows[0] |= {"status": "failed", "reason": f"the attack '{job.attack}' cannot work on this: {said}"}
             return
         for half in work.halves():

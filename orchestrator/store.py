@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -175,6 +175,20 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
+def must_be_asked_alike(
+    then: Mapping[str, Any], now: Mapping[str, Any], holds: str, otherwise: str, *, but: Collection[str]
+) -> None:
+    """UserError, naming the first thing that differs, where a run is asked for by other words than it was begun with.
+
+    Args:
+        holds, otherwise: the sentence's beginning, which names the run, and its end, which says what to do.
+        but: what may differ.
+    """
+    differ = next((name for name in now if name not in but and then[name] != now[name]), None)
+    if differ is not None:
+        raise UserError(f"{holds} with {differ} {then[differ]!r}, and {now[differ]!r} came; {otherwise}")
+
+
 def parts(directory: Path) -> list[Path]:
     """The finished parts below a run's folder, in order."""
     images = directory / "images"
@@ -191,19 +205,13 @@ def settle(run: Path) -> None:
         shutil.rmtree(run / leftover, ignore_errors=True)
 
 
-def read_tables(directory: Path, columns: Iterable[str] | None = None) -> Iterator[pa.Table]:
+def read_rows(directory: Path, columns: Iterable[str] | None = None) -> Iterator[dict[str, Any]]:
     """The rows of a run in the order of its parts, a row group at a time: a few thousand, however large a part is."""
     names = list(columns) if columns else None
     for part in parts(directory):
         with pq.ParquetFile(part) as file:
             for group in range(file.num_row_groups):
-                yield file.read_row_group(group, columns=names)
-
-
-def read_rows(directory: Path, columns: Iterable[str] | None = None) -> Iterator[dict[str, Any]]:
-    """The same as dicts."""
-    for table in read_tables(directory, columns):
-        yield from table.to_pylist()
+                yield from file.read_row_group(group, columns=names).to_pylist()
 
 
 def writable_folder(path: Path, purpose: str) -> Path:
