@@ -48,14 +48,14 @@ def score(
     labels: Tensor | None = None,
     targets: Tensor | None = None,
     *,
-    before: Tensor | None = None,
+    said: tuple[Tensor, Tensor] | None = None,
     batch: int = 32,
 ) -> Outcome:
     """Score `modified` against `original`, both uint8 (N, C, H, W), the first as read back from where it was saved.
 
     labels: the true classes int64 (N,); None takes what the net gives the originals, and nothing is then already wrong.
     targets: fooled means this class is given; None: any other than the label.
-    before: the net's logits (N, K) at the originals, where they are known already.
+    said: the net's logits (N, K) at the two, where they are known already.
     Raises ValueError unless both are uint8 of one shape.
     """
     if original.dtype != torch.uint8 or modified.dtype != torch.uint8 or original.shape != modified.shape:
@@ -65,10 +65,11 @@ def score(
         )
     clean, changed = from_levels(original), from_levels(modified)
     rows = torch.arange(len(original))
-    known = labels if labels is not None else torch.zeros(len(original), dtype=torch.int64)
-    with Query(net, known, targets, batch=batch) as query:
-        before = query.logits(clean, rows) if before is None else before
-        after = query.logits(changed, rows)
+    if said is None:
+        known = labels if labels is not None else torch.zeros(len(original), dtype=torch.int64)
+        with Query(net, known, targets, batch=batch) as query:
+            said = query.logits(clean, rows), query.logits(changed, rows)
+    before, after = said
     predicted = before.argmax(dim=1), after.argmax(dim=1)
     labels = labels if labels is not None else predicted[0]
     fooled = predicted[1] != labels if targets is None else predicted[1] == targets

@@ -6,6 +6,8 @@ crowd. Every evaluation here is padded to the same shape, whoever asks and for h
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from hashlib import blake2b
+from itertools import islice
 from types import TracebackType
 from typing import NamedTuple
 
@@ -13,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 FLOOR = 1e-3  # a margin (in logits) that another batch shape, layout or thread count does not round away
+KEPT = 64  # answers of an image
 
 Score = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
@@ -33,30 +36,34 @@ class Ledger:
 
 
 @dataclass
-class FirstLooks(Ledger):
-    """Also keeps what the net said of the images themselves, where the attack looked at them, as nearly all begin by.
+class Answers(Ledger):
+    """Also keeps what the net answered, so that the points an attack begins and ends at need not be asked about again.
 
-    inputs: float32 (N, C, H, W). logits: (N, K) once there has been a look, of those images that are `known` (N,).
+    kept: for each image, by the digest of a point, its logits: those of the first look, and of the latest.
     """
 
-    inputs: Tensor
-    known: Tensor
-    logits: Tensor | None = None
+    kept: list[dict[bytes, list[float]]]
 
     @classmethod
-    def of(cls, inputs: Tensor) -> "FirstLooks":
-        spent = Ledger.empty(len(inputs))
-        return cls(spent.gradients, spent.forwards, inputs, torch.zeros(len(inputs), dtype=torch.bool))
+    def empty(cls, count: int) -> "Answers":
+        nothing = Ledger.empty(count)
+        return cls(nothing.gradients, nothing.forwards, [{} for _ in range(count)])
 
     def note(self, points: Tensor, rows: Tensor, logits: Tensor) -> None:
-        new = ((rows >= 0) & ~self.known[rows.clamp(min=0)]).nonzero().flatten()
-        if not len(new):
-            return
-        new = new[(points[new].to(self.inputs.device) == self.inputs[rows[new]]).flatten(1).all(dim=1)]
-        if self.logits is None:
-            self.logits = torch.zeros(len(self.inputs), logits.shape[1])
-        self.logits[rows[new]] = logits[new].to(self.logits.device)
-        self.known[rows[new]] = True
+        for point, row, said in zip(points.cpu(), rows.tolist(), logits.tolist(), strict=True):
+            if row >= 0:
+                kept = self.kept[row]
+                kept[_digest(point)] = said
+                if len(kept) > KEPT:  # an attack by decisions alone looks thousands of times
+                    del kept[next(islice(kept, 1, None))]
+
+    def at(self, points: Tensor) -> list[list[float] | None]:
+        """The logits at a point of each image, (N, C, H, W) in all, None where they are not known."""
+        return [kept.get(_digest(point)) for kept, point in zip(self.kept, points.cpu(), strict=True)]
+
+
+def _digest(point: Tensor) -> bytes:
+    return blake2b(point.numpy().tobytes(), digest_size=16).digest()
 
 
 class Look(NamedTuple):
@@ -170,9 +177,9 @@ class Query:
         """Logits (M, classes) at points (M, C, H, W) in [0, 1], counted as one forward each."""
         found = []
         with torch.no_grad():
-            for chunk, owner in self._chunks(points, rows):
+            for chunk, owner, asked in self._chunks(points, rows):
                 logits = self._checked(self.net(chunk).to(points.device), owner)[: len(owner)]
-                self.ledger.note(chunk[: len(owner)], owner, logits)
+                self.ledger.note(asked, owner, logits)
                 found.append(logits)
         self._count(self.ledger.forwards, rows)
         return torch.cat(found)
@@ -191,14 +198,14 @@ class Query:
         for it tells no direction.
         """
         margins, slopes, predicted = [], [], []
-        for chunk, owner in self._chunks(points, rows):
+        for chunk, owner, asked in self._chunks(points, rows):
             image = torch.nn.functional.pad(owner.clamp(min=0), (0, self.batch - len(owner)))
             labels, targets = self.labels[image], None if self.targets is None else self.targets[image]
             with torch.enable_grad():
                 chunk.requires_grad_(True)
                 logits = self._checked(self.net(chunk).to(points.device), owner)
                 total = score(logits, labels, targets).sum()
-            self.ledger.note(chunk.detach()[: len(owner)], owner, logits.detach()[: len(owner)])
+            self.ledger.note(asked.detach(), owner, logits.detach()[: len(owner)])
             slope = torch.autograd.grad(total, chunk)[0] if total.requires_grad else torch.zeros_like(chunk)
             margins.append(margin(logits.detach(), labels, targets)[: len(owner)])
             predicted.append(logits.detach()[: len(owner)].argmax(dim=1))
@@ -206,7 +213,8 @@ class Query:
         self._count(self.ledger.gradients, rows)
         return Look(torch.cat(margins), torch.cat(slopes), torch.cat(predicted))
 
-    def _chunks(self, points: Tensor, rows: Tensor) -> list[tuple[Tensor, Tensor]]:
+    def _chunks(self, points: Tensor, rows: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """What the net is given, padded and on its device, whose points they are, and the points as they came."""
         _, channels, height, width = points.shape
         weight = next(self.net.parameters(), points)  # an attack may work on the CPU while the net is on a GPU
         chunks = []
@@ -218,7 +226,7 @@ class Query:
             padded = torch.empty_strided((self.batch, *points.shape[1:]), strides, device=weight.device)
             padded[: len(part)] = part
             padded[len(part) :] = part[:1]
-            chunks.append((padded, rows[start : start + self.batch]))
+            chunks.append((padded, rows[start : start + self.batch], part))
         return chunks
 
     def _checked(self, logits: Tensor, owner: Tensor) -> Tensor:

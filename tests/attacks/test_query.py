@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attacks.query import FirstLooks, Ledger, Query, cross_entropy, log_likelihood, margin
+from attacks.query import KEPT, Answers, Ledger, Query, cross_entropy, log_likelihood, margin
 from models.densenet import DenseNet
 
 
@@ -83,16 +83,28 @@ def test_probabilities_shaped_wrongly_are_refused() -> None:
         query.margins(torch.rand(1, 1, 3, 3), torch.tensor([0]))
 
 
-def test_what_the_net_said_of_the_images_themselves_is_kept() -> None:
+def test_what_the_net_answered_is_kept() -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
     images = torch.rand(3, 1, 2, 2)
-    looks = FirstLooks.of(images)
-    with Query(net, torch.zeros(3, dtype=torch.int64), batch=2, ledger=looks) as query:
+    answers = Answers.empty(3)
+    with Query(net, torch.zeros(3, dtype=torch.int64), batch=2, ledger=answers) as query:
         query.logits(images[[2]] + 0.1, torch.tensor([2]))  # not the image itself
-        assert not looks.known.any()
-        query.gradients(images[[2, 0, 0]], torch.tensor([2, -1, 0]))  # -1: of no image
-        query.logits(images[[0]] * 0.5, torch.tensor([0]))  # a later look elsewhere changes nothing
-    assert looks.known.tolist() == [True, False, True]
-    assert looks.logits is not None
-    assert torch.allclose(looks.logits[[0, 2]], net(images[[0, 2]]))
+        assert answers.at(images) == [None, None, None]
+        query.gradients(images[[2, 1, 0]], torch.tensor([2, -1, 0]))  # -1: of no image
+        query.logits(images[[0]] * 0.5, torch.tensor([0]))
+    first, second, third = answers.at(images)
+    assert second is None
+    assert torch.allclose(torch.tensor([first, third]), net(images[[0, 2]]))
+    halved = answers.at(images * 0.5)
+    assert halved[1:] == [None, None]
+    assert torch.allclose(torch.tensor(halved[:1]), net(images[:1] * 0.5))
+
+
+def test_of_many_answers_the_first_and_the_latest_are_kept() -> None:
+    answers, looks = Answers.empty(1), torch.rand(2 * KEPT, 1, 1, 2)
+    with Query(nn.Flatten(), torch.zeros(1, dtype=torch.int64), ledger=answers) as query:
+        for look in looks:
+            query.logits(look[None], torch.tensor([0]))
+    known = [answers.at(look[None]) != [None] for look in looks]
+    assert known == [True] + [False] * KEPT + [True] * (KEPT - 1)

@@ -105,7 +105,8 @@ def flow(net: str, folder: Path, out: Path, *, png: bool) -> dict[str, Any]:
 def overhead(options: argparse.Namespace, work: Path) -> None:
     faces = read(options.data)
     net = options.model or trained(work / "net", "densenet", DENSENET, faces, options.epochs)
-    faces = faces.split("test") if options.model else faces
+    if options.model and options.faces <= len(faces.split("test").images):
+        faces = faces.split("test")
     chosen = slice(None, options.faces)
     some = replace(faces, images=faces.images[chosen], labels=faces.labels[chosen])
     folder = written(work / "faces", some)
@@ -194,7 +195,7 @@ def main() -> None:
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="synthetic:4000", help="faces to train on and to attack")
-    parser.add_argument("--model", help="a checkpoint to attack, on the test split of --data, in place of a new net")
+    parser.add_argument("--model", help="attack this checkpoint, on the test split of --data if that has so many faces")
     parser.add_argument("--faces", type=int, default=2000, help="attacked in each run")
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=3)
