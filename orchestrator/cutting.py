@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 FIRST = 64  # images of the smallest shard, and of each worker's first, by which the cost of an image is measured
 SHARE = 0.9  # of what is left, to be taken in a round; it was seen to leave few shards and workers that end together
-SECONDS = 30.0  # of a shard at most: what a kill may undo, and how often the progress moves
+SECONDS = 30.0  # of a shard, about: what a kill may undo, and how often the progress moves
 MOST = 2048
 _BYTES = 256 * 2**20  # of memory for the images of a shard
 _COPIES = 8  # float32 tensors of its images that an attack holds at a time
@@ -51,8 +51,10 @@ def largest_shard(seconds_per_image: float, pixels: int) -> int:
     Args:
         pixels: values of an image, channels x height x width.
     """
-    most = min(MOST, _BYTES // (4 * _COPIES * pixels), int(SECONDS / seconds_per_image))
-    return max(FIRST, 1 << max(0, most.bit_length() - 1))
+    # The nearest power: what was measured on a first shard is too much by the end of it, where the batch is half empty.
+    in_time = 2 ** round(math.log2(SECONDS / seconds_per_image))
+    most = min(MOST, _BYTES // (4 * _COPIES * pixels))
+    return max(FIRST, min(in_time, 1 << max(0, most.bit_length() - 1)))
 
 
 class Cutting:

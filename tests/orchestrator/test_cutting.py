@@ -28,7 +28,8 @@ def test_every_input_is_in_one_shard_and_none_is_too_large(inputs: int, workers:
 
 
 def test_a_shard_ends_in_time_and_fits_in_memory() -> None:
-    assert largest_shard(0.02, 48 * 48) == 1024  # 20 s of the 30 s that there are
+    assert largest_shard(0.02, 48 * 48) == 2048  # 41 s is nearer to the 30 s than 20 s, by ratio
+    assert largest_shard(0.05, 48 * 48) == 512
     assert largest_shard(1e-5, 48 * 48) == MOST
     assert largest_shard(60.0, 48 * 48) == FIRST
     assert largest_shard(1e-5, 3 * 224 * 224) == FIRST
