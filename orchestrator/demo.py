@@ -12,7 +12,7 @@ from orchestrator.errors import UserError
 from orchestrator.ray_session import connected
 from orchestrator.report import show_attack, show_verified
 from orchestrator.show import show
-from orchestrator.store import writable_folder, write_bytes
+from orchestrator.store import writable_folder, write_image
 from orchestrator.sweep import SweepConfig, sweep
 from orchestrator.trial_table import show_table
 from orchestrator.verify import verify
@@ -77,5 +77,5 @@ def demo(out: Path, console: Console, *, seed: int = 0, address: str | None = No
 def _folder_of_faces(faces: Faces, folder: Path) -> Path:
     """The first `ATTACKED` faces as PNG files, in a folder for each class."""
     for image, label, name in list(zip(faces.images, faces.labels, faces.names, strict=True))[:ATTACKED]:
-        write_bytes(folder / faces.classes[label] / f"{name.replace('/', '_')}.png", encode_png(image), durable=False)
+        write_image(folder / faces.classes[label] / f"{name.replace('/', '_')}.png", encode_png(image))
     return folder

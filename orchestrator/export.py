@@ -6,7 +6,7 @@ from typing import Any
 from orchestrator.console import Console
 from orchestrator.errors import UserError
 from orchestrator.rows import read_config, rows_with_images, scan
-from orchestrator.store import TRIPLE, writable_folder, write_bytes
+from orchestrator.store import TRIPLE, writable_folder, write_image
 from orchestrator.where import parse
 
 
@@ -39,7 +39,7 @@ def export(run: Path, console: Console, *, where: str | None = None, out: Path |
                     kept += 1
                     continue
                 try:
-                    write_bytes(path, content, durable=False)  # the part holds it too
+                    write_image(path, content)
                 except OSError as wrong:
                     raise UserError(
                         f"'{path}' cannot be written ({wrong.strerror}); what is written is kept; make room or choose "

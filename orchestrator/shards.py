@@ -29,7 +29,7 @@ from models.face_listing import one_line
 from models.images import decode, encode_png
 from orchestrator.contents import Content, contents
 from orchestrator.inputs import Input
-from orchestrator.store import TRIPLE, write_bytes, write_part, write_table
+from orchestrator.store import TRIPLE, write_image, write_part, write_table
 
 STAGES = ("start", "decode", "attack", "save", "score", "store")  # of a shard, each with its seconds in timing/
 FIXED = ("torch.export", "torchscript")  # nets that stay where they were loaded
@@ -231,16 +231,16 @@ def _saved(job: Job, work: Work, modified: Tensor) -> tuple[Tensor, Tensor]:
     for i, (row, triple) in enumerate(zip(work.rows, work.triples, strict=True)):
         for name in TRIPLE:
             picture = images[name][i].numpy()
-            saved: bytes | Path = encode_png(picture)
+            content = encode_png(picture)
             place = _place(job.name or triple, name)
-            row[name] = {"bytes": saved, "path": str(place)}
+            row[name] = {"bytes": content, "path": str(place)}
             path = job.out / place
             if job.png:
-                write_bytes(path, saved, durable=False)  # the part holds it too
-                saved = path
+                write_image(path, content)
             if job.raw:
-                write_bytes(path.with_suffix(".raw"), picture.tobytes(), durable=False)
+                write_image(path.with_suffix(".raw"), picture.tobytes())
             if name != "amplified":  # which is for people to see
+                saved = path if job.png else content
                 read_back[name].append(decode(saved, size=picture.shape[1:], channels=picture.shape[0]))
     return torch.from_numpy(np.stack(read_back["original"])), torch.from_numpy(np.stack(read_back["modified"]))
 

@@ -14,7 +14,7 @@ from orchestrator.errors import UserError
 from orchestrator.export import export
 from orchestrator.inputs import list_inputs
 from orchestrator.shards import Job, attack_shard
-from orchestrator.store import parts, read_rows, write_bytes, write_json, write_part
+from orchestrator.store import parts, read_rows, write_image, write_json, write_part
 
 Said = tuple[int, str, str]
 
@@ -43,14 +43,14 @@ def test_a_stopped_export_goes_on(
 ) -> None:
     run = attacked()
     whole = export(run, console, out=run / "whole")
-    real, left = write_bytes, iter(range(40))
+    real, left = write_image, iter(range(40))
 
-    def stopped(path: Path, content: bytes, **options: bool) -> None:
+    def stopped(path: Path, content: bytes) -> None:
         if next(left, None) is None:
             raise KeyboardInterrupt
-        real(path, content, **options)
+        real(path, content)
 
-    monkeypatch.setattr(exporting, "write_bytes", stopped)
+    monkeypatch.setattr(exporting, "write_image", stopped)
     with pytest.raises(KeyboardInterrupt):
         export(run, console)
     monkeypatch.undo()
@@ -96,7 +96,7 @@ def test_a_full_disk_is_one_sentence(
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(exporting, "write_bytes", full)
+    monkeypatch.setattr(exporting, "write_image", full)
     code, _, errors = dxray("export", attacked())
     assert code == 1
     assert "No space left on device" in errors

@@ -84,6 +84,19 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_an_image_is_written_once_and_again_where_it_was_left_unfinished(tmp_path: Path) -> None:
+    path = tmp_path / "sub" / "adv_face_mod.png"
+    store.write_image(path, b"picture")
+    assert path.read_bytes() == b"picture"
+    there = path.stat()
+    store.write_image(path, b"picture")
+    assert path.stat() == there
+    path.write_bytes(b"pict")  # a kill
+    store.write_image(path, b"picture")
+    assert path.read_bytes() == b"picture"
+    assert list(path.parent.iterdir()) == [path]
+
+
 def test_a_folder_that_cannot_be_written_to_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot be written to"):
