@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from attacks.lattice import from_levels
-from attacks.norms import l0, l1, l2, linf
+from attacks.norms import NORMS
 from attacks.query import Query, margin
 
 WINDOW, SIGMA = 11, 1.5  # SSIM's window in pixels and its standard deviation, as in the paper
-SCORED = 256  # images whose SSIM is in memory at a time, in float64
+SCORED = 128  # images that are in memory at a time as floats
 LUMINANCE, CONTRAST = 0.01**2, 0.03**2  # its stabilisers for the range [0, 1]
 
 
@@ -63,18 +63,18 @@ def score(
             "original and modified must be uint8 (N, C, H, W) of one shape, got "
             f"{original.dtype} {tuple(original.shape)} and {modified.dtype} {tuple(modified.shape)}"
         )
-    clean, changed = from_levels(original), from_levels(modified)
-    rows = torch.arange(len(original))
     if said is None:
         known = labels if labels is not None else torch.zeros(len(original), dtype=torch.int64)
+        rows = torch.arange(len(original))
         with Query(net, known, targets, batch=batch) as query:
-            said = query.logits(clean, rows), query.logits(changed, rows)
+            said = query.logits(from_levels(original), rows), query.logits(from_levels(modified), rows)
     before, after = said
     predicted = before.argmax(dim=1), after.argmax(dim=1)
     labels = labels if labels is not None else predicted[0]
     fooled = predicted[1] != labels if targets is None else predicted[1] == targets
     status = np.where(fooled.numpy(), "fooled", "missed")
-    change = changed - clean
+    pieces = zip(original.split(SCORED), modified.split(SCORED), strict=True)
+    measured = [_measured(from_levels(clean), from_levels(changed)) for clean, changed in pieces]
     return Outcome(
         status=np.where((predicted[0] != labels).numpy(), "already_wrong", status),
         predicted_before=predicted[0].numpy(),
@@ -83,13 +83,15 @@ def score(
         probability_after=after.softmax(dim=1).amax(dim=1).numpy(),
         margin_before=margin(before, labels, targets).numpy(),
         margin_after=margin(after, labels, targets).numpy(),
-        l0=l0(change).numpy(),
-        l1=l1(change).numpy(),
-        l2=l2(change).numpy(),
-        linf=linf(change).numpy(),
-        psnr=psnr(clean, changed).numpy(),
-        ssim=ssim(clean, changed).numpy(),
+        **{name: torch.cat([piece[name] for piece in measured]).numpy() for name in measured[0]},
     )
+
+
+def _measured(clean: Tensor, changed: Tensor) -> dict[str, Tensor]:
+    """The columns (N,) of `Outcome` that the images alone decide, float32 (N, C, H, W) in [0, 1]."""
+    change = changed - clean
+    sizes = {name: size(change) for name, size in NORMS.items()}
+    return sizes | {"psnr": psnr(clean, changed), "ssim": ssim(clean, changed)}
 
 
 def psnr(clean: Tensor, changed: Tensor) -> Tensor:
@@ -108,11 +110,8 @@ def ssim(clean: Tensor, changed: Tensor) -> Tensor:
     place = torch.arange(side, dtype=torch.float64) - (side - 1) / 2
     bell = (-place.square() / (2 * SIGMA**2)).exp()
     down, across = _sliding(bell / bell.sum(), height), _sliding(bell / bell.sum(), width).T
-    some = zip(clean.split(SCORED), changed.split(SCORED), strict=True)
-    return torch.cat([_similarity(x.double(), y.double(), down, across) for x, y in some])
+    x, y = clean.double(), changed.double()
 
-
-def _similarity(x: Tensor, y: Tensor, down: Tensor, across: Tensor) -> Tensor:
     def mean(values: Tensor) -> Tensor:
         # The window is the product of a column and a row; a matrix for each image, so that none rounds by another.
         images = values.flatten(0, 1)
