@@ -75,7 +75,7 @@ def test_new_inputs_are_a_list_of_their_own(folder: Path, tmp_path: Path) -> Non
 
 
 def test_a_list_that_is_damaged_is_said(tmp_path: Path) -> None:
-    listing.place(tmp_path, 0).parent.mkdir()
-    listing.place(tmp_path, 0).write_bytes(b"no Parquet")
+    listing.list_file(tmp_path, 0).parent.mkdir()
+    listing.list_file(tmp_path, 0).write_bytes(b"no Parquet")
     with pytest.raises(UserError, match=r"list-00000.parquet' cannot be read"):
         list(read_list(tmp_path, 0))
