@@ -272,7 +272,7 @@ def _findings(net: torch.nn.Module, card: ModelCard, inputs: Sequence[Input]) ->
     return check(net, from_levels(torch.from_numpy(np.stack([pixels for pixels, _ in seen]))), labels)
 
 
-def _timing(out: Path, since: float) -> dict[str, Any]:
+def _timing(out: Place, since: float) -> dict[str, Any]:
     """Of the shards begun `since` then: how long the first took to begin, and seconds of all workers at each stage."""
     began, stages = [], dict.fromkeys(STAGES, 0.0)
     for file in files(out / "timing", "part-*.parquet"):

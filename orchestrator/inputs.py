@@ -216,7 +216,7 @@ def _uri(place: str, prefix: str) -> Iterator[_Found]:
         raise UserError(
             f"'{place}' cannot be listed ({one_line(wrong, 200)}); check its name and your right to it"
         ) from None
-    above = place[: len(place) - len(root)]
+    above = place.rstrip("/")[: -len(root)]
     return _distinct(
         (f"{prefix}{info.path[len(root) :].lstrip('/') or info.base_name}", f"{above}{info.path}".encode())
         for info in found

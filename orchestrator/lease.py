@@ -8,8 +8,8 @@ holder that finds another's name, or cannot write for half a lease, stops. Condi
 Arrow has none (its issue 44281).
 """
 
-import _thread
 import os
+import signal
 import threading
 import time
 import uuid
@@ -85,7 +85,7 @@ def _keep(lock: ObjectPath, me: str, ended: threading.Event, lost: threading.Eve
             pass  # tried again, for a while
         if lost.is_set() or time.monotonic() - renewed > LEASE / 2:
             lost.set()
-            _thread.interrupt_main()
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)  # wakes it where it waits
             return
 
 

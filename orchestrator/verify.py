@@ -74,20 +74,24 @@ def verify(out: Place, console: Console, *, model: str | None = None, report: Pl
     }
 
 
-def _check(row: dict[str, Any], net: nn.Module, card: ModelCard, folder: Path | None) -> str:
+def _check(row: dict[str, Any], net: nn.Module, card: ModelCard, folder: Place | None) -> str:
     """`folder`: where the PNG files are; None: look at the bytes in the row."""
     if row["status"] != "fooled":
         return NOT_COUNTED
     try:
-        before, after = (
-            predict(net, card, folder / row[which]["path"] if folder else row[which]["bytes"])
-            for which in ("original", "modified")
-        )
-    except UnreadableImage as wrong:
+        before, after = (predict(net, card, _saved(row[which], folder)) for which in ("original", "modified"))
+    except (UnreadableImage, OSError) as wrong:
         return f"its saved image cannot be read: {wrong}"
     if before.label != row["label"]:
         return f"the original is taken for {before.name} even before the change"
     return STILL_FOOLS if _reached(after, row) else f"the saved image is taken for {after.name}: not fooled"
+
+
+def _saved(image: dict[str, Any], folder: Place | None) -> Path | bytes:
+    if folder is None:
+        return bytes(image["bytes"])
+    file = folder / image["path"]
+    return file if isinstance(file, Path) else file.read_bytes()
 
 
 def _reached(after: Prediction, row: dict[str, Any]) -> bool:
