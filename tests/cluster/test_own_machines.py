@@ -7,6 +7,7 @@ before it, but the last ends it.
 import ipaddress
 import json
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ import pytest
 
 from models.faces import Faces
 from models.images import encode_png
-from tests.cluster.machines import HOME, PROJECT, ROOT, SHARED, Lab, wait_until
+from tests.cluster.machines import HOME, PATH, PROJECT, REACHED, ROOT, SHARED, Lab, wait_until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(420)]
 
@@ -181,6 +182,24 @@ def test_ports_are_of_loopback_or_private_addresses_or_ask_for_the_token(cluster
             answered = machine.run([*PYTHON, "-c", ASK_HTTP, f"http://{bare}:{port}"], folder=APP).stdout.split()
             for path in answered:
                 assert f"`{path}`" in known, f"{line}: {path} answers without a token, which SECURITY.md does not say"
+
+
+def test_behind_the_firewall_nothing_but_ssh_is_reached_from_elsewhere(cluster: Lab) -> None:
+    """The tests after this one have the cluster work behind it."""
+    if not shutil.which("nft", path=PATH):
+        pytest.skip("not installed: nft (Debian: nftables)")
+    rules = (ROOT / "cluster" / "firewall.nft").read_text()
+    shipped = "192.0.2.10, 192.0.2.11, 192.0.2.12"
+    assert rules.count(shipped) == 1
+    machines = (cluster.head, cluster.worker)
+    own = ", ".join(machine.address for machine in machines)
+    (cluster.folder / "shared" / "firewall.nft").write_text(rules.replace(shipped, own))
+    for machine in machines:
+        ports = [line.split()[3].rpartition(":")[2] for line in machine.run("ss -ltnH").stdout.splitlines()]
+        look = [sys.executable, "-c", REACHED, machine.address, *ports]
+        assert len(cluster.laptop.run(look).stdout.split()) > 1
+        machine.run(f"nft -f {SHARED}/firewall.nft")
+        assert cluster.laptop.run(look).stdout.split() == ["22"]
 
 
 def test_the_token_is_nobody_elses(cluster: Lab) -> None:
