@@ -41,6 +41,7 @@ from orchestrator.console import Console
 from orchestrator.crew import Crew
 from orchestrator.cutting import SECONDS, Cutting, Shard, largest_shard
 from orchestrator.grid import cells
+from orchestrator.ray_session import connected
 from orchestrator.search import HALVE
 
 A_NODE = 16  # workers
@@ -154,9 +155,9 @@ def sweep(workers: int, seconds: float, *, each: int = 4, epochs: int = 10) -> N
 
         time.sleep(3 + workers)  # until each has a process of its own
 
-    todo = cells({"net": ["convnet"], "epochs": [epochs], "seed": list(range(each * workers))})
+    todo = cells({"net": ["convnet"], "epochs": [epochs], "filters": [4], "seed": list(range(each * workers))})
     images = np.zeros((8, 1, 48, 48), np.uint8)
-    with cluster(workers, 4), tempfile.TemporaryDirectory() as out:
+    with cluster(workers, 4), connected(), tempfile.TemporaryDirectory() as out:
         ray.get([ray.remote(num_cpus=1)(warm).remote() for _ in range(workers)])
         tuning._trial = sleeping
         cpu = time.process_time()
@@ -168,8 +169,8 @@ def sweep(workers: int, seconds: float, *, each: int = 4, epochs: int = 10) -> N
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(
         f"sweep: {len(rows)} trainings of {seconds / each:g} s in {epochs} epochs on {workers} workers of "
-        f"{-(-workers // 4)} nodes: {took:.1f} s, efficiency {seconds / took:.3f}, {cpu * 1e3:.0f} ms of the driver's CPU "
-        f"for each, driver {memory:.0f} MiB"
+        f"{-(-workers // 4)} nodes: {took:.1f} s, efficiency {seconds / took:.3f}, "
+        f"{cpu * 1e3:.0f} ms of the driver's CPU for each, driver {memory:.0f} MiB"
     )
 
 
