@@ -144,7 +144,13 @@ def sweep(workers: int, seconds: float, *, each: int = 4, epochs: int = 10) -> N
                     (folder / name).write_text(json.dumps({"sha256": "ab"}))
                 figures = dict.fromkeys(("accuracy", "validation_accuracy", "train_accuracy"), 0.8)
                 figures |= dict.fromkeys(("validation_loss", "loss", "majority_share", "largest_answer_share"), 0.5)
-                result = {"status": "ok", "reason": None, "parameter_count": 1, "train_images": 1, "sha256": "ab"}
+                result: dict[str, Any] = {
+                    "status": "ok",
+                    "reason": None,
+                    "parameter_count": 1,
+                    "train_images": 1,
+                    "sha256": "ab",
+                }
                 result |= figures | {"seconds": time.time() - began, "began": began, "epochs": told}
                 (folder / "result.json").write_text(json.dumps(result))
             tune.report(row | {"timesteps_total": epoch} | ({} if epoch == epochs else {HALVE: epoch}))
