@@ -19,6 +19,7 @@ from attacks.checks import Finding, check
 from attacks.lattice import from_levels
 from defenses.victim import restore
 from models.checkpoint import CARD, CheckpointError, ModelCard, versions
+from models.face_listing import one_line
 from models.victim import payload_name, read
 from orchestrator.console import Console
 from orchestrator.contents import contents
@@ -307,11 +308,11 @@ def _in(out: Place, console: Console) -> Iterator[None]:
         try:
             yield
         except OSError as wrong:
-            if wrong.errno not in FULL:
+            if isinstance(out, Path) and wrong.errno not in FULL:
                 raise
+            said = wrong.strerror or one_line(wrong, 200)
             raise UserError(
-                f"'{out}' takes no more ({wrong.strerror}); what is finished is kept; make room, then go on with: "
-                f"{_resume(out)}"
+                f"'{out}' takes no more ({said}); what is finished is kept; make room, then go on with: {_resume(out)}"
             ) from None
 
 

@@ -64,7 +64,7 @@ RAY_JOB = {
 JOB = {
     "backoffLimit": None,
     "activeDeadlineSeconds": None,
-    "template": {"spec": POD["spec"] | {"restartPolicy": None}},
+    "template": {"metadata": {"labels": None}, "spec": POD["spec"] | {"restartPolicy": None}},
 }
 KINDS: dict[tuple[str, str], Any] = {
     ("ray.io/v1", "RayJob"): RAY_JOB,
@@ -181,7 +181,11 @@ def test_the_entrypoint_is_a_script_of_the_image_with_arguments_that_it_takes(na
 def test_the_cron_job_looks_for_new_faces_never_two_at_once() -> None:
     (document,) = documents("retrain.yaml")
     assert document["spec"]["concurrencyPolicy"] == "Forbid"
-    (pod,) = pods(job_of("retrain.yaml"))
+    job = job_of("retrain.yaml")
+    (alone,) = [one for one in documents("storage.yaml") if one["metadata"]["name"] == "dxray-retrain-alone"]
+    assert alone["spec"]["podSelector"]["matchLabels"] == job["template"]["metadata"]["labels"]
+    assert "ingress" not in alone["spec"]  # none is let in
+    (pod,) = pods(job)
     program, *words = pod["containers"][0]["command"]
     assert program == "dxray"
     assert parser().parse_args(words).update == Path("/srv/dxray/runs/retrain")
