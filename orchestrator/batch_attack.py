@@ -2,7 +2,6 @@
 
 import inspect
 import math
-import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -13,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import torch
 
 from attacks import find
@@ -21,6 +19,7 @@ from attacks.checks import Finding, check
 from attacks.lattice import from_levels
 from defenses.victim import restore
 from models.checkpoint import CARD, CheckpointError, ModelCard, versions
+from models.face_listing import one_line
 from models.victim import payload_name, read
 from orchestrator.console import Console
 from orchestrator.contents import contents
@@ -28,14 +27,18 @@ from orchestrator.cutting import FIRST, Cutting
 from orchestrator.errors import FULL, Interrupted, UserError
 from orchestrator.inputs import Input, absolute, list_inputs
 from orchestrator.listing import difference, fresh, write_list
+from orchestrator.object_store import ObjectPath, Place, files, on_disk, place
 from orchestrator.ray_session import connected, gpus
 from orchestrator.rows import CONFIG
 from orchestrator.shards import STAGES, Job
+from orchestrator.shared_storage import must_be_shared
 from orchestrator.store import (
     locked,
     must_be_asked_alike,
     read_json,
     read_rows,
+    read_table,
+    remove_folder,
     writable_folder,
     write_bytes,
     write_json,
@@ -65,7 +68,7 @@ class AttackConfig:
 
 def attack(
     config: AttackConfig,
-    out: Path,
+    out: Place,
     console: Console,
     *,
     address: str | None = None,
@@ -80,12 +83,13 @@ def attack(
         UserError: the inputs, the model, or `out` (it holds another run, it cannot be written to) are not usable.
         Interrupted: Ctrl-C; finished shards are kept.
     """
-    card_bytes, weights = read(config.model)
+    with on_disk(place(config.model)) as model:
+        card_bytes, weights = read(model)
     net, card = restore(card_bytes, weights)
     _check_options(config, card)
     config.paths = [absolute(path) for path in config.paths]
     out = writable_folder(out, "the attack's results")
-    with _in(out):
+    with _in(out, console):
         if (out / CONFIG).exists():
             record = _record(out)
             _same(record, config, card, out)
@@ -97,10 +101,9 @@ def attack(
             raise UserError(f"--name names the files of a single face, but {len(first):,} were given; leave it out")
         for finding in (findings := _findings(net, card, first)):
             console.say(f"warning: the net may not be fit to be attacked: {finding}")
-        (out / "inputs").mkdir(exist_ok=True)
         listed = write_list(out, 0, chain(first, inputs))
         if config.png is None:
-            config.png = listed.inputs <= PNG_LIMIT
+            config.png = isinstance(out, Path) and listed.inputs <= PNG_LIMIT
         write_bytes(out / "model" / payload_name(card_bytes), weights)
         write_bytes(out / "model" / CARD, card_bytes)
         record = {
@@ -118,7 +121,7 @@ def attack(
 
 
 def resume(
-    out: Path,
+    out: Place,
     console: Console,
     *,
     update: bool = False,
@@ -137,13 +140,13 @@ def resume(
     out = out.expanduser().absolute()
     _record(out)
     writable_folder(out, "the attack's results")
-    with _in(out):
+    with _in(out, console):
         return _go_on(_record(out), out, console, address, gpus_per_worker, update=update)
 
 
 def _go_on(
     record: dict[str, Any],
-    out: Path,
+    out: Place,
     console: Console,
     address: str | None,
     gpus_per_worker: float | None,
@@ -151,7 +154,8 @@ def _go_on(
     update: bool = False,
 ) -> dict[str, Any]:
     try:
-        _, card = restore(*read(out / "model"))
+        with on_disk(out / "model") as model:
+            _, card = restore(*read(model))
     except CheckpointError as wrong:
         raise UserError(f"the net in '{out / 'model'}' is not usable: {wrong}") from None
     if card.sha256 != record["net_sha256"]:
@@ -185,7 +189,7 @@ def _go_on(
 def _run(
     record: dict[str, Any],
     card: ModelCard,
-    out: Path,
+    out: Place,
     console: Console,
     address: str | None,
     gpus_per_worker: float | None,
@@ -207,10 +211,14 @@ def _run(
         name=config.name,
     )
     asked = time.perf_counter()
-    shutil.rmtree(out / "pieces", ignore_errors=True)  # of shards that will be done again
+    remove_folder(out / "pieces")  # of shards that will be done again
     with connected(address):
         share = (0.25 if gpus() else 0.0) if gpus_per_worker is None else gpus_per_worker
-        crew = Crew(job, read(out / "model"), net_sha256=record["net_sha256"], gpu_share=share, say=console.say)
+        if isinstance(out, ObjectPath):
+            must_be_shared(out)
+        with on_disk(out / "model") as model:
+            net = read(model)
+        crew = Crew(job, net, net_sha256=record["net_sha256"], gpu_share=share, say=console.say)
         if listed["workers"] is None:
             listed["workers"] = crew.at_once
             write_json(out / CONFIG, record)  # before the first shard: its bounds must be the same on a resume
@@ -241,6 +249,7 @@ def _run(
                 f"go on with: {_resume(out)}"
             ) from None
         seconds = time.perf_counter() - started
+    remove_folder(out / "pieces")
     summary = summarise(out)
     if summary["inputs"] != record["inputs"]:
         raise RuntimeError(f"'{out}' holds {summary['inputs']:,} rows for {record['inputs']:,} inputs")
@@ -264,25 +273,25 @@ def _findings(net: torch.nn.Module, card: ModelCard, inputs: Sequence[Input]) ->
     return check(net, from_levels(torch.from_numpy(np.stack([pixels for pixels, _ in seen]))), labels)
 
 
-def _timing(out: Path, since: float) -> dict[str, Any]:
+def _timing(out: Place, since: float) -> dict[str, Any]:
     """Of the shards begun `since` then: how long the first took to begin, and seconds of all workers at each stage."""
     began, stages = [], dict.fromkeys(STAGES, 0.0)
-    for file in (out / "timing").glob("part-*.parquet"):
-        row = pq.read_table(file).to_pylist()[0]
+    for file in files(out / "timing", "part-*.parquet"):
+        row = read_table(file).to_pylist()[0]
         if row["began"] >= since:
             began.append(row["began"])
             stages = {stage: seconds + row[f"{stage}_s"] for stage, seconds in stages.items()}
     return {"workers_seconds": min(began) - since if began else None, "stages": stages}
 
 
-def _record(out: Path) -> dict[str, Any]:
+def _record(out: Place) -> dict[str, Any]:
     record = read_json(out / CONFIG)
     if record.get("format") != FORMAT:
         raise UserError(f"{out / CONFIG} is of another format than '{FORMAT}'; start the run anew in another folder")
     return record
 
 
-def _same(record: dict[str, Any], config: AttackConfig, card: ModelCard, out: Path) -> None:
+def _same(record: dict[str, Any], config: AttackConfig, card: ModelCard, out: Place) -> None:
     """UserError where the run in `out` is not the one that is asked for, naming the first thing that differs."""
     holds = f"'{out}' holds {'a finished run' if 'counts' in record else 'an unfinished run'}"
     otherwise = f"choose another --out, or go on with it: {_resume(out)}"
@@ -293,21 +302,21 @@ def _same(record: dict[str, Any], config: AttackConfig, card: ModelCard, out: Pa
 
 
 @contextmanager
-def _in(out: Path) -> Iterator[None]:
+def _in(out: Place, console: Console) -> Iterator[None]:
     """Alone in the folder of a run; a full disk is one sentence."""
-    with locked(out):
+    with locked(out, say=console.say):
         try:
             yield
         except OSError as wrong:
-            if wrong.errno not in FULL:
+            if isinstance(out, Path) and wrong.errno not in FULL:
                 raise
+            said = wrong.strerror or one_line(wrong, 200)
             raise UserError(
-                f"'{out}' takes no more ({wrong.strerror}); what is finished is kept; make room, then go on with: "
-                f"{_resume(out)}"
+                f"'{out}' takes no more ({said}); what is finished is kept; make room, then go on with: {_resume(out)}"
             ) from None
 
 
-def _must_work(counts: Counter[str], out: Path) -> None:
+def _must_work(counts: Counter[str], out: Place) -> None:
     """UserError where attack or net fail at everything: that is no fault of the images."""
     if counts["failed"] >= FIRST and counts["failed"] + counts["unreadable"] == counts.total():
         reason = next(row["reason"] for row in read_rows(out, ["status", "reason"]) if row["status"] == "failed")
@@ -322,7 +331,7 @@ def _told(versions: dict[str, str]) -> str:
     return ", ".join(f"{name} {number}" for name, number in versions.items())
 
 
-def _resume(out: Path) -> str:
+def _resume(out: Place) -> str:
     return f"dxray attack --resume '{out}'"
 
 

@@ -12,6 +12,7 @@ from textwrap import indent
 from typing import TYPE_CHECKING, Any
 
 from orchestrator import cluster_commands, retrain_command
+from orchestrator.arguments import folder, place
 from orchestrator.console import Console
 from orchestrator.errors import Interrupted, UserError
 from orchestrator.grid import PARAMETERS, Grid
@@ -142,27 +143,27 @@ def _verb(verbs: Any, name: str, run: Callable[..., int], text: str) -> argparse
     return made
 
 
-def _cluster_options(made: argparse.ArgumentParser, out: str) -> None:
-    made.add_argument("--out", type=Path, metavar="DIR", help=f"folder for the results ({out})")
+def _cluster_options(made: argparse.ArgumentParser, out: str, kind: Callable[[str], Any] = folder) -> None:
+    made.add_argument("--out", type=kind, metavar="DIR", help=f"folder for the results ({out})")
     made.add_argument("--address", help="of a running Ray cluster, or 'auto'; without it a local Ray is started")
     made.set_defaults(joins=True)
 
 
 def _alone_options(made: argparse.ArgumentParser, table: str) -> None:
-    made.add_argument("--out", type=Path, metavar="DIR", help=f"also write the answers to DIR/{table}")
+    made.add_argument("--out", type=folder, metavar="DIR", help=f"also write the answers to DIR/{table}")
     made.add_argument("--address", help="taken so that all verbs can be called alike; this one works here, without Ray")
 
 
 def _sweep_parser(made: argparse.ArgumentParser) -> None:
     _cluster_options(made, "runs/sweep")
-    made.add_argument("--resume", type=Path, metavar="DIR", help="go on with the stopped sweep in DIR")
-    made.add_argument("--show", type=Path, metavar="DIR", help="the table of the sweep in DIR, while it runs too")
+    made.add_argument("--resume", type=folder, metavar="DIR", help="go on with the stopped sweep in DIR")
+    made.add_argument("--show", type=folder, metavar="DIR", help="the table of the sweep in DIR, while it runs too")
     _data_options(made)
     files = made.add_mutually_exclusive_group()
     files.add_argument(
         "--preset", metavar="NAME", help="a grid that comes with dxray; values given here replace its own"
     )
-    files.add_argument("--grid", type=Path, metavar="FILE", help="the same from a YAML or TOML file of your own")
+    files.add_argument("--grid", type=folder, metavar="FILE", help="the same from a YAML or TOML file of your own")
     files.add_argument("--list-presets", action="store_true", help="say what each preset costs and gives")
     grid = made.add_argument_group("the grid: one or more values each")
     kinds: dict[type, Callable[[str], Any]] = {int: _whole, float: float, bool: _switch, str: str}
@@ -200,7 +201,7 @@ def _data_options(made: argparse.ArgumentParser) -> None:
 
 
 def _attack_parser(made: argparse.ArgumentParser) -> None:
-    _cluster_options(made, "runs/attack")
+    _cluster_options(made, "runs/attack", place)
     made.add_argument(
         "paths",
         nargs="*",
@@ -208,8 +209,8 @@ def _attack_parser(made: argparse.ArgumentParser) -> None:
         help="images, folders, patterns ('faces/*.png'), list:FILE of paths, parquet:FILE, hf:NAME, s3:// or gs://",
     )
     made.add_argument("--model", metavar="PATH", help=MODEL)
-    made.add_argument("--resume", type=Path, metavar="DIR", help="go on with the stopped run in DIR")
-    made.add_argument("--update", type=Path, metavar="DIR", help="attack what is new in the places of the run in DIR")
+    made.add_argument("--resume", type=place, metavar="DIR", help="go on with the stopped run in DIR")
+    made.add_argument("--update", type=place, metavar="DIR", help="attack what is new in the places of the run in DIR")
     made.add_argument("--gpus-per-worker", type=float, help="share of a GPU for each (0.25 where there is one, else 0)")
     made.add_argument(
         "--labels", choices=("auto", "utkface", "folder", "none"), help="where true classes come from (auto)"
@@ -245,23 +246,23 @@ def _predict_parser(made: argparse.ArgumentParser) -> None:
 
 def _verify_parser(made: argparse.ArgumentParser) -> None:
     _alone_options(made, "verified.parquet")
-    made.add_argument("run_folder", type=Path, metavar="DIR", help="the folder of an attack")
+    made.add_argument("run_folder", type=place, metavar="DIR", help="the folder of an attack")
     made.add_argument("--model", metavar="DIR", help="another net of the same input: do the images fool it too?")
 
 
 def _show_parser(made: argparse.ArgumentParser) -> None:
     _chosen_options(made)
     made.add_argument("--count", type=_whole, default=6, metavar="N", help="hardest, easiest and slowest images (6)")
-    made.add_argument("--out", type=Path, metavar="FOLDER", help="for the contact sheet (DIR)")
+    made.add_argument("--out", type=place, metavar="FOLDER", help="for the contact sheet (DIR)")
 
 
 def _export_parser(made: argparse.ArgumentParser) -> None:
     _chosen_options(made)
-    made.add_argument("--out", type=Path, metavar="FOLDER", help="for the triples (DIR)")
+    made.add_argument("--out", type=place, metavar="FOLDER", help="for the triples (DIR)")
 
 
 def _compact_parser(made: argparse.ArgumentParser) -> None:
-    made.add_argument("run_folder", type=Path, metavar="DIR", help="the folder of a finished attack")
+    made.add_argument("run_folder", type=folder, metavar="DIR", help="the folder of a finished attack")
     for option in ("--out", "--address"):
         made.add_argument(
             option, help="taken so that all verbs can be called alike; this one works in DIR, without Ray"
@@ -269,7 +270,7 @@ def _compact_parser(made: argparse.ArgumentParser) -> None:
 
 
 def _chosen_options(made: argparse.ArgumentParser) -> None:
-    made.add_argument("run_folder", type=Path, metavar="DIR", help="the folder of an attack, which may still run")
+    made.add_argument("run_folder", type=place, metavar="DIR", help="the folder of an attack, which may still run")
     made.add_argument(
         "--where", metavar="EXPR", help="only these images: \"status == 'fooled' and (l2 > 0.5 or 'smith' in name)\""
     )
@@ -278,12 +279,12 @@ def _chosen_options(made: argparse.ArgumentParser) -> None:
 
 def _doctor_parser(made: argparse.ArgumentParser) -> None:
     made.epilog = f"{made.epilog}; exit code 1 where a fault was found, 0 where none or only notes"
-    made.add_argument("path", type=Path, metavar="RUN|CHECKPOINT", help="a sweep's folder: all its nets; or one net")
+    made.add_argument("path", type=folder, metavar="RUN|CHECKPOINT", help="a sweep's folder: all its nets; or one net")
     made.add_argument("--cell", type=_whole, metavar="N", help="that net of the sweep alone")
     made.add_argument("--data", metavar="SOURCE", help="faces to examine on, as for sweep (those of the training)")
     made.add_argument("--label", metavar="COLUMN", help="the column that holds the labels (parquet:, hf:)")
     made.add_argument("--quick", action="store_true", help="leave out the range test of the learning rate")
-    made.add_argument("--out", type=Path, metavar="DIR", help="for the report and curves (doctor/ in that folder)")
+    made.add_argument("--out", type=folder, metavar="DIR", help="for the report and curves (doctor/ in that folder)")
     made.add_argument("--address", help="taken so that all verbs can be called alike; this one works here, without Ray")
 
 

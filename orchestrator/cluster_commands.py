@@ -140,6 +140,8 @@ def _start(cluster: Path, script: Path, arguments: list[str]) -> str:
 
 def _fetch(options: argparse.Namespace, console: Console) -> int:
     source = options.run_name.rstrip("/")
+    if "://" in source:
+        raise UserError(f"'{source}' is in a bucket, which this machine can read by itself: dxray show '{source}'")
     if not source.startswith(("/", "~")):
         runs = _said(options.cluster, f'echo "{_MARK}${{DXRAY_RUNS:-$HOME/dxray/runs}}"')
         source = f"{runs}/{source}"

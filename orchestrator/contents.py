@@ -16,7 +16,8 @@ from models.checkpoint import ModelCard
 from models.face_listing import one_line
 from models.images import UnreadableImage, decode, fit_to, looks_encoded, open_source
 from orchestrator.image_tables import read_cells
-from orchestrator.inputs import Input, open_uri
+from orchestrator.inputs import Input
+from orchestrator.object_store import open_uri
 
 MOST = 512 * 2**20  # bytes of a file: what is larger is no picture of a face, and would not fit in memory
 _FETCHES = 4  # a bucket that does not answer is asked so often

@@ -8,22 +8,20 @@ import os
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import ray
 from ray.exceptions import NodeDiedError, OutOfMemoryError, RayError, RayTaskError
 
 from orchestrator.cutting import Shard
 from orchestrator.errors import FULL, UserError
 from orchestrator.listing import read_list
+from orchestrator.object_store import Place
 from orchestrator.ray_session import cpus, slots
 from orchestrator.shards import Job, attack_shard, failed_row, part, restored
-from orchestrator.store import write_part, write_table
+from orchestrator.store import read_table, write_part, write_table
 
 TRIES = 2  # of a whole shard before it is halved, and of an image before it is recorded; halves have one
 SEE_ALL = "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES"
@@ -55,7 +53,7 @@ class Piece:
         middle = (self.start + self.stop) // 2
         return [Piece(self.shard, self.start, middle), Piece(self.shard, middle, self.stop)]
 
-    def place(self, out: Path) -> Path:
+    def place(self, out: Place) -> Place:
         return out / "pieces" / f"{self.shard.index:05d}-{self.start}-{self.stop}.parquet"
 
 
@@ -184,20 +182,18 @@ class Crew:
         return wrong
 
 
-def join(out: Path, pieces: Sequence[Piece]) -> Counter[str]:
+def join(out: Place, pieces: Sequence[Piece]) -> Counter[str]:
     """Make the part of a shard of its pieces, in their order; returns its rows by status."""
     places = [piece.place(out) for piece in sorted(pieces, key=lambda piece: piece.start)]
-    table = pa.concat_tables([pq.read_table(place) for place in places])
+    table = pa.concat_tables([read_table(place) for place in places])
     write_table(part(out, pieces[0].shard.index), table)
     for place in places:
         place.unlink()
-    with suppress(OSError):
-        (out / "pieces").rmdir()
     return Counter(table.column("status").to_pylist())
 
 
 def _attacked(
-    job: Job, shard: Shard, start: int, stop: int, piece: Path | None, card_bytes: bytes, weights: bytes
+    job: Job, shard: Shard, start: int, stop: int, piece: Place | None, card_bytes: bytes, weights: bytes
 ) -> Counter[str]:
     inputs = list(read_list(job.out, shard.list, start, stop))
     device = device_of(ray.get_gpu_ids(), os.environ.get("CUDA_VISIBLE_DEVICES"))

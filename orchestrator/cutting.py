@@ -8,10 +8,10 @@ share is large, for each shard costs: at its end an attack waits for its last, h
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
+from orchestrator.object_store import Place, files
+from orchestrator.store import read_table
 
 FIRST = 64  # images of the smallest shard, and of each worker's first, by which the cost of an image is measured
 SHARE = 0.9  # of what is left, to be taken in a round; it was seen to leave few shards and workers that end together
@@ -65,10 +65,10 @@ class Cutting:
             `largest`, None until it is measured.
     """
 
-    def __init__(self, out: Path, number: int, listed: dict[str, Any]) -> None:
+    def __init__(self, out: Place, number: int, listed: dict[str, Any]) -> None:
         self._out, self._number, self._listed = out, number, listed
         self._cuts = enumerate(self._bounds(), listed["first_part"])
-        self._there = {int(file.stem[5:]) for file in (out / "images").glob("part-*.parquet")}
+        self._there = {int(file.stem[5:]) for file in files(out / "images", "part-*.parquet")}
         self._taken = 0
 
     def take(self) -> Shard | None:
@@ -86,9 +86,9 @@ class Cutting:
         """Set `largest` by what a shard that is done took, if it is not set and there is one; whether it was set."""
         if self._listed["largest"] is not None:
             return False
-        for file in sorted((self._out / "timing").glob("part-*.parquet")):
+        for file in files(self._out / "timing", "part-*.parquet"):
             if int(file.stem[5:]) >= self._listed["first_part"]:
-                row = pq.read_table(file).to_pylist()[0]
+                row = read_table(file).to_pylist()[0]
                 seconds = sum(value for name, value in row.items() if name.endswith("_s") and name != "start_s")
                 self._listed["largest"] = largest_shard(seconds / row["images"], pixels)
                 return True

@@ -5,12 +5,13 @@ from typing import Any
 
 from orchestrator.console import Console
 from orchestrator.errors import UserError
+from orchestrator.object_store import Place
 from orchestrator.rows import read_config, rows_with_images, scan
 from orchestrator.store import TRIPLE, writable_folder, write_image
 from orchestrator.where import parse
 
 
-def export(run: Path, console: Console, *, where: str | None = None, out: Path | None = None) -> dict[str, Any]:
+def export(run: Place, console: Console, *, where: str | None = None, out: Place | None = None) -> dict[str, Any]:
     """Write `triples/**/adv_*_ori.png`, `_mod.png` and `_amp.png`, named and filled as `dxray attack --png` does.
 
     A file that is there with the same content is left alone, so a stopped export goes on when it is given again.
@@ -49,7 +50,7 @@ def export(run: Path, console: Console, *, where: str | None = None, out: Path |
     return {"out": str(out / "triples"), "rows": total, "triples": triples, "written": written, "kept": kept}
 
 
-def _inside(out: Path, place: str, run: Path) -> Path:
+def _inside(out: Place, place: str, run: Place) -> Place:
     """A part may come from anyone, and must not choose where on this machine it is written to."""
     path = Path(place)
     if path.is_absolute() or ".." in path.parts:
@@ -57,8 +58,8 @@ def _inside(out: Path, place: str, run: Path) -> Path:
     return out / path
 
 
-def _holds(path: Path, content: bytes) -> bool:
+def _holds(path: Place, content: bytes) -> bool:
     try:
-        return path.stat().st_size == len(content) and path.read_bytes() == content
+        return path.read_bytes() == content
     except OSError:
         return False

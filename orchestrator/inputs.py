@@ -21,6 +21,7 @@ from models.face_listing import one_line
 from models.images import IMAGE_SUFFIXES
 from orchestrator.errors import UserError
 from orchestrator.image_tables import hugging_face_rows, parquet_rows
+from orchestrator.object_store import open_uri
 
 LABELS = ("auto", "utkface", "folder", "none")
 SIZE = 4096  # names at a time as Python objects, which take several times the room of Arrow's
@@ -82,16 +83,6 @@ def absolute(place: str | Path) -> str:
     if colon and kind in ("list", "parquet"):
         return f"{kind}:{Path(rest).expanduser().absolute()}"
     return str(Path(place).expanduser().absolute())
-
-
-def open_uri(uri: str) -> tuple[Any, str]:
-    """The file system of a URI and the path in it; UserError where there is no such kind."""
-    try:
-        return pyarrow.fs.FileSystem.from_uri(uri)
-    except (pa.ArrowException, OSError, ValueError) as wrong:
-        raise UserError(
-            f"'{uri}' cannot be opened ({one_line(wrong, 200)}); expected s3://BUCKET/FOLDER or gs://..."
-        ) from None
 
 
 # Name, path, row, triple, and what a table says of the label.
@@ -225,7 +216,7 @@ def _uri(place: str, prefix: str) -> Iterator[_Found]:
         raise UserError(
             f"'{place}' cannot be listed ({one_line(wrong, 200)}); check its name and your right to it"
         ) from None
-    above = place[: len(place) - len(root)]
+    above = place.rstrip("/")[: -len(root)]
     return _distinct(
         (f"{prefix}{info.path[len(root) :].lstrip('/') or info.base_name}", f"{above}{info.path}".encode())
         for info in found

@@ -7,7 +7,6 @@ import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -16,7 +15,8 @@ import pyarrow.parquet as pq
 from models.face_listing import one_line
 from orchestrator.errors import UserError
 from orchestrator.inputs import Input
-from orchestrator.store import column, finished_file
+from orchestrator.object_store import Place
+from orchestrator.store import column, finished_file, open_table, read_table
 
 _GROUP = 4096  # rows of a row group: what a worker reads of a list to find its own
 _SCHEMA = pa.schema(
@@ -39,14 +39,14 @@ class Listed:
     sha256: str
 
 
-def place(out: Path, number: int) -> Path:
+def list_file(out: Place, number: int) -> Place:
     return out / "inputs" / f"list-{number:05d}.parquet"
 
 
-def write_list(out: Path, number: int, inputs: Iterable[Input]) -> Listed:
+def write_list(out: Place, number: int, inputs: Iterable[Input]) -> Listed:
     """Write the list, whole or not at all."""
     digest, total, labelled = hashlib.sha256(), 0, 0
-    with finished_file(place(out, number)) as file, pq.ParquetWriter(file, _SCHEMA, compression="zstd") as writer:
+    with finished_file(list_file(out, number)) as file, pq.ParquetWriter(file, _SCHEMA, compression="zstd") as writer:
         for some in _batches(inputs):
             writer.write_batch(pa.record_batch([list(values) for values in zip(*some, strict=True)], schema=_SCHEMA))
             digest.update(repr([_key(item) for item in some]).encode())
@@ -55,14 +55,14 @@ def write_list(out: Path, number: int, inputs: Iterable[Input]) -> Listed:
     return Listed(total, labelled, digest.hexdigest())
 
 
-def read_list(out: Path, number: int, start: int = 0, stop: int | None = None) -> Iterator[Input]:
+def read_list(out: Place, number: int, start: int = 0, stop: int | None = None) -> Iterator[Input]:
     """The inputs from number `start` on, before number `stop`; memory holds one row group.
 
     Raises:
         UserError: the list is missing or damaged.
     """
     try:
-        with pq.ParquetFile(place(out, number)) as file:
+        with open_table(list_file(out, number)) as file:
             at = 0
             for group in range(file.num_row_groups):
                 size = file.metadata.row_group(group).num_rows
@@ -73,10 +73,10 @@ def read_list(out: Path, number: int, start: int = 0, stop: int | None = None) -
                 at += size
     except (OSError, pa.ArrowException) as wrong:
         said = one_line(wrong, 200)
-        raise UserError(f"'{place(out, number)}' cannot be read ({said}); start the run anew") from None
+        raise UserError(f"'{list_file(out, number)}' cannot be read ({said}); start the run anew") from None
 
 
-def difference(out: Path, lists: int, inputs: Iterable[Input]) -> str | None:
+def difference(out: Place, lists: int, inputs: Iterable[Input]) -> str | None:
     """What sets the inputs that are there now apart from those in a run's lists; None: nothing.
 
     The order of inputs follows from their names, so each list is a part of what is there now, in the same order.
@@ -92,7 +92,7 @@ def difference(out: Path, lists: int, inputs: Iterable[Input]) -> str | None:
     return f"'{gone.name}' is gone" if gone else None
 
 
-def _told_apart(now: Input, heads: Sequence[Input | None], out: Path) -> str:
+def _told_apart(now: Input, heads: Sequence[Input | None], out: Place) -> str:
     for number, head in enumerate(heads):
         for then in read_list(out, number):
             if then.name == now.name and _key(then) == _key(now) and head:
@@ -102,9 +102,9 @@ def _told_apart(now: Input, heads: Sequence[Input | None], out: Path) -> str:
     return f"'{now.name}' is new"
 
 
-def fresh(out: Path, lists: int, inputs: Iterable[Input]) -> Iterator[Input]:
+def fresh(out: Place, lists: int, inputs: Iterable[Input]) -> Iterator[Input]:
     """Those of the inputs whose names are in none of a run's lists. The names known are held in memory, in Arrow."""
-    chunks = [pq.read_table(place(out, i), columns=["name"]).column(0).chunks for i in range(lists)]
+    chunks = [read_table(list_file(out, i), columns=["name"]).column(0).chunks for i in range(lists)]
     known = pa.chunked_array(list(chain.from_iterable(chunks)), pa.string())
     for some in _batches(inputs):
         there = pc.is_in(pa.array([item.name for item in some], pa.string()), value_set=known).to_pylist()

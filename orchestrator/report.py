@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from orchestrator.console import Console
 from orchestrator.errors import UserError
+from orchestrator.object_store import Place
 from orchestrator.store import TRIPLE, write_bytes
 
 TITLE = 28  # pixels of a band's title in a contact sheet
@@ -96,7 +97,7 @@ def show_verified(result: Mapping[str, Any], console: Console) -> None:
 
 
 def contact_sheet(
-    bands: Mapping[str, Sequence[Mapping[str, Any]]], target: Path, classes: Sequence[str], *, columns: int = 3
+    bands: Mapping[str, Sequence[Mapping[str, Any]]], target: Place, classes: Sequence[str], *, columns: int = 3
 ) -> None:
     """Draw the triples of each band of rows below the band's title, as one PNG file."""
     tiles = {title: [_tile(row, classes) for row in rows] for title, rows in bands.items()}

@@ -2,22 +2,21 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
-import pyarrow.parquet as pq
 
 from orchestrator.errors import UserError
+from orchestrator.object_store import Place, in_arrow
 from orchestrator.store import IMAGES, TRIPLE, parts, read_json
 
 CONFIG = "attack.json"
 PART = "__filename"  # Arrow's own name for the file that a row comes from
 
 
-def read_config(run: Path) -> dict[str, Any]:
+def read_config(run: Place) -> dict[str, Any]:
     """What `attack.json` says; UserError where `run` is no attack's folder."""
     return read_json(run / CONFIG)
 
@@ -26,7 +25,7 @@ def is_finished(record: dict[str, Any]) -> bool:
     return "counts" in record
 
 
-def scan(run: Path, columns: Sequence[str], where: pc.Expression | None = None) -> Iterator[pa.RecordBatch]:
+def scan(run: Place, columns: Sequence[str], where: pc.Expression | None = None) -> Iterator[pa.RecordBatch]:
     """Batches of `columns` and, as `PART`, the file that each row is in; in the order of the parts.
 
     Raises:
@@ -37,7 +36,7 @@ def scan(run: Path, columns: Sequence[str], where: pc.Expression | None = None) 
             yield from few.to_batches(columns=[*columns, PART], filter=where)
 
 
-def rows_with_images(run: Path, where: pc.Expression | None = None) -> Iterator[dict[str, Any]]:
+def rows_with_images(run: Place, where: pc.Expression | None = None) -> Iterator[dict[str, Any]]:
     """Name and the three images of each row, a part at a time; parts without a row that counts stay closed.
 
     Raises:
@@ -51,22 +50,24 @@ def rows_with_images(run: Path, where: pc.Expression | None = None) -> Iterator[
                     yield from batch.to_pylist()
 
 
-def read_images(run: Path, row: dict[str, Any]) -> dict[str, Any]:
+def read_images(run: Place, row: dict[str, Any]) -> dict[str, Any]:
     """The three images of a row that `scan` found with its name; of its part, only the group with that name is read."""
     with _readable(run):
         named = pc.field("name") == row["name"]
-        return pq.read_table(row[PART], columns=list(TRIPLE), filters=named, partitioning=None).to_pylist()[0]
+        part = ds.dataset(row[PART], format="parquet", filesystem=in_arrow(run)[0])
+        return dict(part.to_table(columns=list(TRIPLE), filter=named).to_pylist()[0])
 
 
-def _datasets(run: Path, *, together: int = 64) -> Iterator[ds.Dataset]:
+def _datasets(run: Place, *, together: int = 64) -> Iterator[ds.Dataset]:
     """Some parts after the other: a data set keeps the footer of each file that it has read, as long as it lives."""
-    files = [str(part) for part in parts(run)]
+    system, _ = in_arrow(run)
+    files = [in_arrow(part)[1] for part in parts(run)]
     for first in range(0, len(files), together):
-        yield ds.dataset(files[first : first + together], schema=IMAGES, format="parquet")
+        yield ds.dataset(files[first : first + together], schema=IMAGES, format="parquet", filesystem=system)
 
 
 @contextmanager
-def _readable(run: Path) -> Iterator[None]:
+def _readable(run: Place) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:

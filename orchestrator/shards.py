@@ -29,6 +29,7 @@ from models.face_listing import one_line
 from models.images import decode, encode_png
 from orchestrator.contents import Content, contents
 from orchestrator.inputs import Input
+from orchestrator.object_store import Place
 from orchestrator.store import TRIPLE, write_image, write_part, write_table
 
 STAGES = ("start", "decode", "attack", "save", "score", "store")  # of a shard, each with its seconds in timing/
@@ -41,7 +42,7 @@ class Job:
     """What all shards of a run share.
 
     Attributes:
-        out: the run's folder, absolute.
+        out: the run's folder, absolute, or its place in a bucket.
         attack, options: a name in `ATTACKS` and its keyword arguments.
         target: the class to reach, or None: the wrong one of two, any other of more.
         seed: of the attack.
@@ -50,7 +51,7 @@ class Job:
         threads: of torch in a worker.
     """
 
-    out: Path
+    out: Place
     attack: str = "dx"
     options: dict[str, Any] = field(default_factory=dict)
     target: int | None = None
@@ -69,7 +70,7 @@ def attack_shard(
     weights: bytes,
     *,
     device: str = "cpu",
-    piece: Path | None = None,
+    piece: Place | None = None,
 ) -> Counter[str]:
     """Attack `inputs`, write `images/part-INDEX.parquet`, one row per input; returns how many rows of each status.
 
@@ -100,7 +101,7 @@ def attack_shard(
     return Counter(row["status"] for row in rows)
 
 
-def part(out: Path, index: int) -> Path:
+def part(out: Place, index: int) -> Place:
     """Where the rows of a shard are."""
     return out / "images" / f"part-{index:05d}.parquet"
 
@@ -240,7 +241,7 @@ def _saved(job: Job, work: Work, modified: Tensor) -> tuple[Tensor, Tensor]:
             if job.raw:
                 write_image(path.with_suffix(".raw"), picture.tobytes())
             if name != "amplified":  # which is for people to see
-                saved = path if job.png else content
+                saved = content if not job.png else path if isinstance(path, Path) else path.read_bytes()
                 read_back[name].append(decode(saved, size=picture.shape[1:], channels=picture.shape[0]))
     return torch.from_numpy(np.stack(read_back["original"])), torch.from_numpy(np.stack(read_back["modified"]))
 

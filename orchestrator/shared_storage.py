@@ -3,14 +3,14 @@
 import socket
 import uuid
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import UserError
+from orchestrator.object_store import ObjectPath, Place, files, place
 from orchestrator.store import writable_folder, write_bytes
 
 
-def must_be_shared(folder: Path, *, readable: Sequence[Path] = (), seconds: float = 60.0) -> None:
+def must_be_shared(folder: Place, *, readable: Sequence[Place] = (), seconds: float = 60.0) -> None:
     """Have every node of the connected cluster write to `folder` what this machine reads there, and the reverse.
 
     Args:
@@ -44,16 +44,16 @@ def must_be_shared(folder: Path, *, readable: Sequence[Path] = (), seconds: floa
         for answer in answered:
             _judge(answer, nodes[asked[answer]], folder, mark)
     finally:
-        for left in folder.glob(f".{mark}*"):
+        for left in files(folder, f".{mark}*"):
             left.unlink(missing_ok=True)
 
 
-def _look(ours: Path, paths: Sequence[str]) -> tuple[str, str | None]:
+def _look(ours: Place, paths: Sequence[str]) -> tuple[str, str | None]:
     """On a node: the name of the file that it has written beside `ours`, or what it cannot do."""
     theirs = ours.with_name(f"{ours.name}.{socket.gethostname()}.{uuid.uuid4().hex[:8]}")
     for path in paths:
         try:
-            next(Path(path).iterdir(), None) if Path(path).is_dir() else Path(path).open("rb").close()
+            _read(place(path))
         except OSError as wrong:
             return "", f"read '{path}' ({wrong.strerror})"
     try:
@@ -61,20 +61,30 @@ def _look(ours: Path, paths: Sequence[str]) -> tuple[str, str | None]:
     except OSError as wrong:
         return "", f"see what the head writes to '{ours.parent}' ({wrong.strerror}): it is not the same folder there"
     try:
-        theirs.write_text(seen)
+        theirs.write_bytes(seen.encode())
     except OSError as wrong:
         return "", f"write to '{ours.parent}' ({wrong.strerror})"
     return theirs.name, None
 
 
-def _holds(file: Path, text: str) -> bool:
+def _read(path: Place) -> None:
+    """OSError where there is nothing, or nothing that may be read."""
+    if isinstance(path, ObjectPath):
+        path.must_be_there()
+    elif path.is_dir():
+        next(path.iterdir(), None)
+    else:
+        path.open("rb").close()
+
+
+def _holds(file: Place, text: str) -> bool:
     try:
-        return file.read_text() == text
+        return file.read_bytes() == text.encode()
     except OSError:
         return False
 
 
-def _judge(answer: Any, address: str, folder: Path, mark: str) -> None:
+def _judge(answer: Any, address: str, folder: Place, mark: str) -> None:
     import ray
 
     try:

@@ -1,12 +1,12 @@
 """`dxray show`: what came out of an attack, finished or running, or of some of its images; which were hard and easy."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from orchestrator.object_store import Place
 from orchestrator.report import contact_sheet
 from orchestrator.rows import PART, is_finished, read_config, read_images, scan
 from orchestrator.store import writable_folder
@@ -18,7 +18,7 @@ LISTED = ["name", "status", "label", "predicted_after", "probability_before", "p
 LISTED += ["gradients", "forwards"]
 
 
-def show(run: Path, *, where: str | None = None, count: int = 6, out: Path | None = None) -> dict[str, Any]:
+def show(run: Place, *, where: str | None = None, count: int = 6, out: Place | None = None) -> dict[str, Any]:
     """A summary, the hardest, easiest and slowest `count` images, and a contact sheet of the first two.
 
     Hard is what was missed, then what took the largest change in the norm that the attack kept small; slow is what took
@@ -55,7 +55,7 @@ def show(run: Path, *, where: str | None = None, count: int = 6, out: Path | Non
     }
 
 
-def _ranked(run: Path, norm: str, count: int, where: pc.Expression | None) -> dict[str, list[dict[str, Any]]]:
+def _ranked(run: Place, norm: str, count: int, where: pc.Expression | None) -> dict[str, list[dict[str, Any]]]:
     """The first `count` rows in each of three orders, found in one pass that keeps no more than these."""
     status = pc.field("status")
     orders = {

@@ -1,19 +1,21 @@
-"""The Arrow store: what a run leaves on disk, written so that a kill at any moment leaves whole files or none."""
+"""The Arrow store: what a run leaves on disk or in a bucket; a kill at any moment leaves whole files or none."""
 
 import fcntl
 import json
 import os
 import shutil
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, overload
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from orchestrator.errors import Busy, UserError
+from orchestrator.lease import leased
+from orchestrator.object_store import ObjectPath, Place, files, in_arrow
 
 
 def column(name: str, kind: pa.DataType, doc: str, unit: str = "") -> pa.Field:
@@ -74,18 +76,18 @@ def _hugging_face(schema: pa.Schema) -> pa.Schema:
     return schema.with_metadata({"huggingface": json.dumps({"info": {"features": features}})})
 
 
-def write_part(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+def write_part(path: Place, rows: Sequence[dict[str, Any]]) -> None:
     """Rows of the `IMAGES` schema as one Parquet file; columns that a row lacks are null."""
     columns = {name: [row.get(name) for row in rows] for name in IMAGES.names}
     write_table(path, pa.table(columns, schema=_hugging_face(IMAGES)))
 
 
-def write_records(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+def write_records(path: Place, rows: Sequence[dict[str, Any]]) -> None:
     """Rows of plain values, each with the same keys, as one Parquet file."""
     write_table(path, pa.Table.from_pylist(list(rows)))
 
 
-def write_table(path: Path, table: pa.Table, *, group_rows: int | None = None) -> None:
+def write_table(path: Place, table: pa.Table, *, group_rows: int | None = None) -> None:
     """One Parquet file, whole or not at all; `group_rows`: what is read at once by who wants a single image."""
     # PNG bytes do not shrink further, and no two are alike; the few numbers do, and are.
     squeeze = {leaf: "NONE" if leaf.endswith(".bytes") else "ZSTD" for leaf in _leaves(table.schema)}
@@ -107,17 +109,19 @@ def _leaves(schema: pa.Schema) -> list[str]:
     ]
 
 
-def write_bytes(path: Path, content: bytes | pa.Buffer) -> None:
+def write_bytes(path: Place, content: bytes | pa.Buffer) -> None:
     """A file with this content, whole or not at all, see `finished_file`."""
     with finished_file(path) as file:
         file.write(content)
 
 
-def write_image(path: Path, content: bytes) -> None:
+def write_image(path: Place, content: bytes) -> None:
     """A file that a part holds as well, so whoever writes it writes the same, and a power cut may take it.
 
     That takes half to a fifth of the time. What a kill left unfinished under this name is replaced.
     """
+    if isinstance(path, ObjectPath):
+        return write_bytes(path, content)
     try:
         file = path.open("xb")
     except FileNotFoundError:
@@ -132,12 +136,16 @@ def write_image(path: Path, content: bytes) -> None:
 
 
 @contextmanager
-def finished_file(path: Path) -> Iterator[BinaryIO]:
+def finished_file(path: Place) -> Iterator[BinaryIO]:
     """A file that has its name only once it is whole: a reader sees all of it or none, after a power cut too.
 
     Two processes that write the same file (a task retried while its first copy still runs) do not meet: each has a
     temporary name of its own, and the last rename wins with the same content.
     """
+    if isinstance(path, ObjectPath):
+        with path.written() as file:
+            yield file
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.uname().nodename}.{os.getpid()}.partial")
     try:
@@ -174,11 +182,11 @@ def replace_folder(source: Path, target: Path, *, only: Sequence[str]) -> None:
     partial.replace(target)
 
 
-def write_json(path: Path, value: dict[str, Any]) -> None:
+def write_json(path: Place, value: dict[str, Any]) -> None:
     write_bytes(path, (json.dumps(value, indent=2, default=str) + "\n").encode())
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Place) -> dict[str, Any]:
     """UserError where the file is missing or no JSON object."""
     try:
         value = json.loads(path.read_bytes())
@@ -205,12 +213,31 @@ def must_be_asked_alike(
         raise UserError(f"{holds} with {differ} {then[differ]!r}, and {now[differ]!r} came; {otherwise}")
 
 
-def parts(directory: Path) -> list[Path]:
-    """The finished parts below a run's folder, in order."""
+def read_table(file: Place, **options: Any) -> pa.Table:
+    """A whole Parquet file, or what `pyarrow.parquet.read_table` is told of it."""
+    system, path = in_arrow(file)
+    return pq.read_table(path, filesystem=system, partitioning=None, **options)
+
+
+def open_table(file: Place) -> pq.ParquetFile:
+    system, path = in_arrow(file)
+    return pq.ParquetFile(path, filesystem=system)
+
+
+def parts(directory: Place) -> list[Any]:
+    """The finished parts below a run's folder, in order; each a `Place` as the folder is."""
     images = directory / "images"
-    if not images.exists():
+    if isinstance(directory, Path) and not images.exists():
         images = directory / REPLACED  # a compaction was killed between its two renames
-    return sorted(images.glob("part-*.parquet"))
+    return files(images, "part-*.parquet")
+
+
+def remove_folder(folder: Place) -> None:
+    """And all that is in it, if it is there."""
+    if isinstance(folder, ObjectPath):
+        folder.remove_folder()
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def settle(run: Path) -> None:
@@ -221,22 +248,27 @@ def settle(run: Path) -> None:
         shutil.rmtree(run / leftover, ignore_errors=True)
 
 
-def read_rows(directory: Path, columns: Iterable[str] | None = None) -> Iterator[dict[str, Any]]:
+def read_rows(directory: Place, columns: Iterable[str] | None = None) -> Iterator[dict[str, Any]]:
     """The rows of a run in the order of its parts, a row group at a time: a few thousand, however large a part is."""
     names = list(columns) if columns else None
     for part in parts(directory):
-        with pq.ParquetFile(part) as file:
+        with open_table(part) as file:
             for group in range(file.num_row_groups):
                 yield from file.read_row_group(group, columns=names).to_pylist()
 
 
-def writable_folder(path: Path, purpose: str) -> Path:
+@overload
+def writable_folder(path: Path, purpose: str) -> Path: ...
+@overload
+def writable_folder(path: Place, purpose: str) -> Place: ...
+def writable_folder(path: Place, purpose: str) -> Place:
     """`path`, absolute, made if absent; UserError at once, not after the work, where it cannot be written to."""
     path = path.expanduser().absolute()
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        if isinstance(path, Path):
+            path.mkdir(parents=True, exist_ok=True)
         probe = path / f".writable.{os.getpid()}"
-        probe.touch()
+        probe.write_bytes(b"")
         probe.unlink()
     except OSError as wrong:
         raise UserError(
@@ -246,14 +278,21 @@ def writable_folder(path: Path, purpose: str) -> Path:
 
 
 @contextmanager
-def locked(out: Path, *, patience: float = 0.0) -> Iterator[None]:
-    """One process at a time works in a folder; the kernel frees the lock of one that dies.
+def locked(out: Place, *, patience: float = 0.0, say: Callable[[str], None] = print) -> Iterator[None]:
+    """One process at a time works in a folder; the kernel frees the lock of one that dies, a bucket's lease runs out.
 
     Whoever has it finds `images/` in place, even where a compaction was killed.
+
+    Args:
+        say: told where a lease takes its time.
 
     Raises:
         Busy: another process has held it for `patience` seconds.
     """
+    if isinstance(out, ObjectPath):
+        with leased(out, say):
+            yield
+        return
     deadline = time.monotonic() + patience
     with (out / ".lock").open("w") as file:
         while True:

@@ -17,9 +17,10 @@ from orchestrator import cli
 from orchestrator.console import Console
 from orchestrator.errors import UserError
 from orchestrator.inputs import absolute
+from orchestrator.object_store import ObjectPath, Place, place
 from orchestrator.ray_session import connected, machines
 from orchestrator.shared_storage import must_be_shared
-from orchestrator.store import write_json
+from orchestrator.store import read_json, write_json
 
 RECORD = "submitted.json"
 RUNS = "DXRAY_RUNS"  # set by cluster.yaml: the folder that every machine sees
@@ -47,25 +48,31 @@ def _run(verb: str, arguments: list[str]) -> int:
     address = options.address or "auto"
     named = options.resume or getattr(options, "update", None)
     out = (named or options.out or _runs() / verb).expanduser().absolute()
+    if isinstance(out, ObjectPath) and verb != "attack":
+        raise UserError(
+            f"a {verb} cannot be in a bucket, as {RUNS} says ('{out}'); give --out, a folder that every machine sees"
+        )
     with connected(address), _gathered(Console(as_json=options.json)):
-        must_be_shared(out, readable=local_places(getattr(options, "paths", ())))
+        must_be_shared(out, readable=readable_places(getattr(options, "paths", ())))
         return cli.main([verb, *arguments, "--address", address] if named else _command(verb, arguments, out, address))
 
 
-def local_places(places: Sequence[str]) -> list[Path]:
-    """Of what an attack is given, the files and folders that every machine must see for itself.
+def readable_places(given: Sequence[str]) -> list[Place]:
+    """Of what an attack is given, the files, folders and buckets that every machine must be able to read.
 
-    Buckets and Hugging Face data sets are not among them, nor are patterns, which only the head resolves.
+    Hugging Face data sets are not among them, nor are patterns, which only the head resolves.
     """
-    found = [place.removeprefix("parquet:").removeprefix("list:") for place in map(absolute, places)]
-    return [Path(place) for place in found if place.startswith("/") and not set(place) & set("*?[")]
+    found = [place(one.removeprefix("parquet:").removeprefix("list:")) for one in map(absolute, given)]
+    return [
+        one for one in found if isinstance(one, ObjectPath) or (one.is_absolute() and not set(str(one)) & set("*?["))
+    ]
 
 
-def _runs() -> Path:
-    return Path(os.environ.get(RUNS) or "~/dxray/runs").expanduser()
+def _runs() -> Place:
+    return place(os.environ.get(RUNS) or "~/dxray/runs").expanduser()
 
 
-def _command(verb: str, arguments: list[str], out: Path, address: str) -> list[str]:
+def _command(verb: str, arguments: list[str], out: Place, address: str) -> list[str]:
     """The arguments of `dxray` that start the run in `out`, or go on with it where it was submitted before.
 
     Raises:
@@ -73,7 +80,7 @@ def _command(verb: str, arguments: list[str], out: Path, address: str) -> list[s
     """
     record = out / RECORD
     if (out / _CONFIG[verb]).exists() and record.exists():
-        before = json.loads(record.read_text())["arguments"]
+        before = read_json(record)["arguments"]
         if before != arguments:
             raise UserError(
                 f"'{out}' holds a run that was submitted with other arguments: {' '.join(before) or 'none'}; "

@@ -1,13 +1,13 @@
 """What came out of an attack in figures: of all its images, or of some."""
 
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from orchestrator.object_store import Place
 from orchestrator.rows import scan
 
 STATUSES = ("fooled", "missed", "already_wrong", "is_target", "unreadable", "failed")
@@ -15,7 +15,7 @@ DISTANCES = ("l0", "l1", "l2", "linf")
 REASONS = 20  # of images that were not attacked that are told of, the most frequent
 
 
-def summarise(run: Path, where: pc.Expression | None = None) -> dict[str, Any]:
+def summarise(run: Place, where: pc.Expression | None = None) -> dict[str, Any]:
     """Counts by status, how many of the faces that the net had right were fooled, and quantiles of the distances."""
     counts: Counter[str] = Counter()
     reasons: Counter[str] = Counter()

@@ -12,6 +12,7 @@ from models.images import UnreadableImage
 from models.predict import Prediction, predict
 from orchestrator.console import Console
 from orchestrator.errors import UserError
+from orchestrator.object_store import Place, on_disk
 from orchestrator.rows import CONFIG
 from orchestrator.store import parts, read_json, read_rows, writable_folder, write_records
 
@@ -19,7 +20,7 @@ STILL_FOOLS = "still fools"
 NOT_COUNTED = "not counted: it was not fooled"
 
 
-def verify(out: Path, console: Console, *, model: str | None = None, report: Path | None = None) -> dict[str, Any]:
+def verify(out: Place, console: Console, *, model: str | None = None, report: Place | None = None) -> dict[str, Any]:
     """Look at every saved image of the run in `out` again; returns counts, and the names of those that failed.
 
     Of each row that the run calls `fooled`: the modified image must be taken for the target (without one, for another
@@ -34,8 +35,9 @@ def verify(out: Path, console: Console, *, model: str | None = None, report: Pat
         UserError: there is no finished part, or the other net takes images of another size than were saved.
     """
     record = read_json(out / CONFIG)
-    net, card = load_victim(model or out / "model")
-    attacked = load_victim(out / "model")[1]
+    with on_disk(out / "model") as own:
+        attacked = load_victim(own)[1]
+        net, card = load_victim(model or own)
     if (card.size, card.channels) != (attacked.size, attacked.channels):
         raise UserError(
             f"'{model}' takes {_form(card)} images, but those in '{out}' were saved for {_form(attacked)}; "
@@ -72,20 +74,24 @@ def verify(out: Path, console: Console, *, model: str | None = None, report: Pat
     }
 
 
-def _check(row: dict[str, Any], net: nn.Module, card: ModelCard, folder: Path | None) -> str:
+def _check(row: dict[str, Any], net: nn.Module, card: ModelCard, folder: Place | None) -> str:
     """`folder`: where the PNG files are; None: look at the bytes in the row."""
     if row["status"] != "fooled":
         return NOT_COUNTED
     try:
-        before, after = (
-            predict(net, card, folder / row[which]["path"] if folder else row[which]["bytes"])
-            for which in ("original", "modified")
-        )
-    except UnreadableImage as wrong:
+        before, after = (predict(net, card, _saved(row[which], folder)) for which in ("original", "modified"))
+    except (UnreadableImage, OSError) as wrong:
         return f"its saved image cannot be read: {wrong}"
     if before.label != row["label"]:
         return f"the original is taken for {before.name} even before the change"
     return STILL_FOOLS if _reached(after, row) else f"the saved image is taken for {after.name}: not fooled"
+
+
+def _saved(image: dict[str, Any], folder: Place | None) -> Path | bytes:
+    if folder is None:
+        return bytes(image["bytes"])
+    file = folder / image["path"]
+    return file if isinstance(file, Path) else file.read_bytes()
 
 
 def _reached(after: Prediction, row: dict[str, Any]) -> bool:

@@ -1,7 +1,8 @@
-"""How the scheduling of a batch attack scales, with sleep in place of the attack: two cores then carry 64 workers.
+"""How the scheduling of attacks and sweeps scales, with sleep in place of the work: two cores then carry 64 workers.
 
     python -m tests.bench.scaling
     python -m tests.bench.scaling --workers 1 4 16 --seconds 20
+    python -m tests.bench.scaling --sweep 16
 
 Real: the cutting into shards, the crew that hands them out, Ray with a raylet for each 16 workers. Simulated: a shard,
 which sleeps as long as its images would take and writes nothing. So this tells what the scheduling adds, not what a
@@ -10,10 +11,15 @@ shared disk or network would.
 1. Efficiency: images x seconds an image / workers, over the time from the first shard to the last, workers warm.
 2. Cost of a shard: the driver's own CPU time for shards that take no time, and how many a second go through.
 3. What follows for 1,000 GPUs: which of the driver's time and memory is used up first.
+
+A sweep (`--sweep`): Ray Tune, its searcher, the tables after each training, a raylet for each 4 workers, and trainings
+that sleep, report each of their epochs, and leave what a training leaves. Efficiency from the first one's begin to the
+last one's end.
 """
 
 import argparse
 import itertools
+import json
 import logging
 import resource
 import tempfile
@@ -25,11 +31,18 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import ray
+from ray import tune
 from ray.cluster_utils import Cluster
 
+from orchestrator import tuning
+from orchestrator.console import Console
 from orchestrator.crew import Crew
 from orchestrator.cutting import SECONDS, Cutting, Shard, largest_shard
+from orchestrator.grid import cells
+from orchestrator.ray_session import connected
+from orchestrator.search import HALVE
 
 A_NODE = 16  # workers
 PIXELS = 48 * 48
@@ -38,10 +51,10 @@ EMPTY = 2000  # shards that take no time
 
 
 @contextmanager
-def cluster(workers: int) -> Iterator[None]:
+def cluster(workers: int, a_node: int = A_NODE) -> Iterator[None]:
     """Raylets that hold so many workers; memory and object store are small, for they share one machine's."""
     size: dict[str, Any] = {"object_store_memory": 80 * 2**20, "memory": 8 * 2**30}
-    nodes = [min(A_NODE, workers - i) for i in range(0, workers, A_NODE)]
+    nodes = [min(a_node, workers - i) for i in range(0, workers, a_node)]
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": nodes[0], **size})
     try:
         for cpus in nodes[1:]:
@@ -101,12 +114,82 @@ def cost_of_a_shard(workers: int) -> tuple[float, float]:
     return (time.process_time() - cpu) / EMPTY, EMPTY / (time.perf_counter() - started)
 
 
+class Slots:
+    """In place of `tuning.Limits`, which workers would load torch for."""
+
+    threads, gib = 1, None
+
+    def __init__(self, at_once: int) -> None:
+        self.at_once = at_once
+
+    def resources(self) -> dict[str, float]:
+        return {"cpu": 1.0}
+
+
+def sweep(workers: int, seconds: float, *, each: int = 4, epochs: int = 10) -> None:
+    """Trainings, `each` a worker, that take `seconds` of it together."""
+    an_epoch = seconds / each / epochs
+
+    def sleeping(config: dict[str, Any], shared: Any, out: Path, limits: Any) -> None:
+        began = time.time()
+        told = []
+        for epoch in range(1, epochs + 1):
+            time.sleep(an_epoch)
+            row = {"epoch": epoch, "loss": 0.5, "train_accuracy": 0.8, "validation_accuracy": 0.8}
+            told.append(row)
+            if epoch == epochs:
+                folder = out / "cells" / f"{config['index']:04d}"
+                folder.mkdir(parents=True, exist_ok=True)
+                for name in ("model.safetensors", "model.json"):
+                    (folder / name).write_text(json.dumps({"sha256": "ab"}))
+                figures = dict.fromkeys(("accuracy", "validation_accuracy", "train_accuracy"), 0.8)
+                figures |= dict.fromkeys(("validation_loss", "loss", "majority_share", "largest_answer_share"), 0.5)
+                result: dict[str, Any] = {
+                    "status": "ok",
+                    "reason": None,
+                    "parameter_count": 1,
+                    "train_images": 1,
+                    "sha256": "ab",
+                }
+                result |= figures | {"seconds": time.time() - began, "began": began, "epochs": told}
+                (folder / "result.json").write_text(json.dumps(result))
+            tune.report(row | {"timesteps_total": epoch} | ({} if epoch == epochs else {HALVE: epoch}))
+        tune.report({"ended": True})
+
+    def warm() -> None:
+        from ray.tune.trainable import function_trainable  # noqa: F401
+
+        time.sleep(3 + workers)  # until each has a process of its own
+
+    todo = cells({"net": ["convnet"], "epochs": [epochs], "filters": [4], "seed": list(range(each * workers))})
+    images = np.zeros((8, 1, 48, 48), np.uint8)
+    with cluster(workers, 4), connected(), tempfile.TemporaryDirectory() as out:
+        ray.get([ray.remote(num_cpus=1)(warm).remote() for _ in range(workers)])
+        tuning._trial = sleeping
+        cpu = time.process_time()
+        data = {"train": (images, np.zeros(8, np.int64)), "classes": ("a", "b")}
+        rows = tuning.train_cells(todo, data, Path(out), Console(as_json=True), Slots(workers))  # type: ignore[arg-type]
+        cpu = (time.process_time() - cpu) / len(rows)
+    ended = [row["began"] + row["seconds"] for row in rows]
+    took = max(ended) - min(row["began"] for row in rows)
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(
+        f"sweep: {len(rows)} trainings of {seconds / each:g} s in {epochs} epochs on {workers} workers of "
+        f"{-(-workers // 4)} nodes: {took:.1f} s, efficiency {seconds / took:.3f}, "
+        f"{cpu * 1e3:.0f} ms of the driver's CPU for each, driver {memory:.0f} MiB"
+    )
+
+
 def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     asked.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32, 64])
     asked.add_argument("--seconds", type=float, default=60.0, help="of work for each worker (60)")
     asked.add_argument("--image", type=float, default=0.02, help="seconds that an image takes (0.02)")
+    asked.add_argument("--sweep", type=int, metavar="WORKERS", help="a sweep on so many, and no attack")
     options = asked.parse_args()
+    if options.sweep:
+        sweep(options.sweep, options.seconds)
+        return
     print("workers  nodes  shards   images  seconds  efficiency  driver ms/shard  shards/s  driver MiB")
     for workers in options.workers:
         with cluster(workers):

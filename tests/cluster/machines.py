@@ -215,6 +215,19 @@ def why_not() -> str | None:
     return f"this kernel or user may make no namespaces: {tried.stderr.strip()}" if tried.returncode else None
 
 
+# From where it is run: which ports of a machine take a connection.
+REACHED = """
+import socket, sys
+from concurrent.futures import ThreadPoolExecutor
+def reached(port):
+    try:
+        socket.create_connection((sys.argv[1], int(port)), timeout=2).close()
+        return port
+    except OSError:
+        return None
+print(*filter(None, ThreadPoolExecutor(64).map(reached, sys.argv[2:])))
+"""
+
 # What a person edits for these machines: on the lines of cluster.yaml that are marked EDIT, and on no others.
 EDITS = {
     "192.0.2.10": "10.77.0.2",

@@ -4,8 +4,10 @@ The checker of the Kubernetes files knows the fields of KubeRay's `ray.io/v1` an
 that is misspelt, or stands in the wrong place, is one that it does not know. It is no substitute for the real schema.
 """
 
+import shutil
 import subprocess
 import tomllib
+from configparser import ConfigParser
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ KUBERNETES = sorted(path.name for path in (CLUSTER / "kubernetes").glob("*.yaml"
 CONTAINER = {
     "name": None,
     "image": None,
+    "command": None,
     "securityContext": {"allowPrivilegeEscalation": None, "capabilities": {"drop": None}},
     "env": [{"name": None, "value": None, "valueFrom": None}],
     "resources": {"requests": None, "limits": None},
@@ -50,14 +53,30 @@ RAY_CLUSTER = {
         }
     ],
 }
+RAY_JOB = {
+    "entrypoint": None,
+    "shutdownAfterJobFinishes": None,
+    "ttlSecondsAfterFinished": None,
+    "backoffLimit": None,
+    "activeDeadlineSeconds": None,
+    "rayClusterSpec": RAY_CLUSTER,
+}
+JOB = {
+    "backoffLimit": None,
+    "activeDeadlineSeconds": None,
+    "template": {"metadata": {"labels": None}, "spec": POD["spec"] | {"restartPolicy": None}},
+}
 KINDS: dict[tuple[str, str], Any] = {
-    ("ray.io/v1", "RayJob"): {
-        "entrypoint": None,
-        "shutdownAfterJobFinishes": None,
-        "ttlSecondsAfterFinished": None,
-        "backoffLimit": None,
-        "activeDeadlineSeconds": None,
-        "rayClusterSpec": RAY_CLUSTER,
+    ("ray.io/v1", "RayJob"): RAY_JOB,
+    ("ray.io/v1", "RayCronJob"): {"schedule": None, "timeZone": None, "suspend": None, "jobTemplate": RAY_JOB},
+    ("batch/v1", "CronJob"): {
+        "schedule": None,
+        "timeZone": None,
+        "concurrencyPolicy": None,
+        "startingDeadlineSeconds": None,
+        "successfulJobsHistoryLimit": None,
+        "failedJobsHistoryLimit": None,
+        "jobTemplate": {"spec": JOB},
     },
     ("v1", "PersistentVolumeClaim"): {"accessModes": None, "storageClassName": None, "resources": {"requests": None}},
     ("networking.k8s.io/v1", "NetworkPolicy"): {"podSelector": None, "policyTypes": None, "ingress": None},
@@ -81,8 +100,18 @@ def documents(name: str) -> list[dict[str, Any]]:
     return list(yaml.safe_load_all((CLUSTER / "kubernetes" / name).read_text()))
 
 
+def job_of(name: str) -> dict[str, Any]:
+    """What the one job of a file is to be, whether it is begun now or on a schedule."""
+    (document,) = documents(name)
+    spec: dict[str, Any] = document["spec"]
+    template: dict[str, Any] = spec.get("jobTemplate", spec)
+    return dict(template.get("spec", template))
+
+
 def pods(job: dict[str, Any]) -> list[dict[str, Any]]:
-    spec = job["spec"]["rayClusterSpec"]
+    if "template" in job:
+        return [job["template"]["spec"]]
+    spec = job["rayClusterSpec"]
     return [group["template"]["spec"] for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"])]
 
 
@@ -124,12 +153,12 @@ def test_a_kubernetes_file_has_no_field_that_its_kind_has_not(name: str) -> None
         assert not unknown(document["spec"], known)
 
 
-@pytest.mark.parametrize("name", ["sweep.yaml", "attack.yaml"])
-def test_a_ray_job_asks_for_the_token_runs_as_nobody_special_and_writes_to_the_shared_claim(name: str) -> None:
-    (job,) = documents(name)
+@pytest.mark.parametrize("name", sorted(set(KUBERNETES) - {"storage.yaml"}))
+def test_a_job_asks_for_the_token_runs_as_nobody_special_and_writes_to_the_shared_claim(name: str) -> None:
+    job = job_of(name)
     (claim,) = [one for one in documents("storage.yaml") if one["kind"] == "PersistentVolumeClaim"]
     assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
-    assert job["spec"]["rayClusterSpec"]["authOptions"] == {"mode": "token"}
+    assert job.get("rayClusterSpec", {"authOptions": {"mode": "token"}})["authOptions"] == {"mode": "token"}
     for pod in pods(job):
         assert pod["securityContext"]["runAsNonRoot"] is True
         volumes = {volume["name"]: volume for volume in pod["volumes"]}
@@ -140,19 +169,51 @@ def test_a_ray_job_asks_for_the_token_runs_as_nobody_special_and_writes_to_the_s
             assert {mount["name"] for mount in container["volumeMounts"]} <= set(volumes)
 
 
-@pytest.mark.parametrize("name", ["sweep.yaml", "attack.yaml"])
+@pytest.mark.parametrize("name", ["sweep.yaml", "attack.yaml", "retrain-ray.yaml"])
 def test_the_entrypoint_is_a_script_of_the_image_with_arguments_that_it_takes(name: str) -> None:
-    (job,) = documents(name)
-    python, script, *arguments = job["spec"]["entrypoint"].split()
-    assert (python, script) == ("python", f"/app/cluster/{Path(name).stem}.py")
-    assert f"cluster/{Path(name).stem}.py" in (CLUSTER / "Dockerfile").read_text()
-    parser().parse_args([Path(name).stem, *arguments])
+    verb = name.partition(".")[0].partition("-")[0]
+    python, script, *arguments = job_of(name)["entrypoint"].split()
+    assert (python, script) == ("python", f"/app/cluster/{verb}.py")
+    assert f"cluster/{verb}.py" in (CLUSTER / "Dockerfile").read_text()
+    parser().parse_args([verb, *arguments])
+
+
+def test_the_cron_job_looks_for_new_faces_never_two_at_once() -> None:
+    (document,) = documents("retrain.yaml")
+    assert document["spec"]["concurrencyPolicy"] == "Forbid"
+    job = job_of("retrain.yaml")
+    (alone,) = [one for one in documents("storage.yaml") if one["metadata"]["name"] == "dxray-retrain-alone"]
+    assert alone["spec"]["podSelector"]["matchLabels"] == job["template"]["metadata"]["labels"]
+    assert "ingress" not in alone["spec"]  # none is let in
+    (pod,) = pods(job)
+    program, *words = pod["containers"][0]["command"]
+    assert program == "dxray"
+    assert parser().parse_args(words).update == Path("/srv/dxray/runs/retrain")
+
+
+def test_the_systemd_units_are_of_their_form_and_call_what_there_is() -> None:
+    known = {
+        "service": {"Type", "UMask", "ExecStart", "Environment", "KillSignal", "TimeoutStopSec"}
+        | {"NoNewPrivileges", "Nice", "Description"},
+        "timer": {"OnCalendar", "Persistent", "RandomizedDelaySec", "WantedBy", "Description"},
+    }
+    for kind, names in known.items():
+        unit = ConfigParser(interpolation=None, comment_prefixes=("#",))
+        unit.optionxform = str  # type: ignore[assignment,method-assign]
+        unit.read_string((CLUSTER / "systemd" / f"dxray-retrain.{kind}").read_text())
+        assert {name for section in unit.sections() for name in unit[section]} == names
+        if kind == "service":
+            program, *words = unit["Service"]["ExecStart"].split()
+            assert program.endswith("/bin/dxray")
+            assert parser().parse_args(words).update
+        elif shutil.which("systemd-analyze"):
+            subprocess.run(["systemd-analyze", "calendar", unit["Timer"]["OnCalendar"]], check=True)
 
 
 def test_the_checker_finds_a_field_in_the_wrong_place() -> None:
     (job,) = documents("sweep.yaml")
     job["spec"]["concurrencyPolicy"] = "Forbid"
-    pods(job)[0]["containers"][0]["imagePolicy"] = "Always"
+    pods(job["spec"])[0]["containers"][0]["imagePolicy"] = "Always"
     assert sorted(unknown(job["spec"], KINDS["ray.io/v1", "RayJob"])) == [
         "spec.concurrencyPolicy",
         "spec.rayClusterSpec.headGroupSpec.template.spec.containers[0].imagePolicy",

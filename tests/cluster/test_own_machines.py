@@ -7,6 +7,7 @@ before it, but the last ends it.
 import ipaddress
 import json
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ import pytest
 
 from models.faces import Faces
 from models.images import encode_png
-from tests.cluster.machines import HOME, PROJECT, ROOT, SHARED, Lab, wait_until
+from tests.cluster.machines import HOME, PATH, PROJECT, REACHED, ROOT, SHARED, Lab, wait_until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(420)]
 
@@ -151,16 +152,6 @@ def test_dxray_submit_keeps_quotes_comes_back_with_the_exit_code_and_can_be_watc
     assert str(words) in again.stdout
 
 
-@pytest.mark.parametrize("address", ["auto", "10.77.0.2:6379", "ray://10.77.0.2:10001"])
-@pytest.mark.parametrize("token", ["RAY_AUTH_TOKEN_PATH=/none", f"RAY_AUTH_MODE=token RAY_AUTH_TOKEN={'ab' * 32}"])
-def test_without_the_token_nobody_gets_in_and_is_told_why(cluster: Lab, token: str, address: str) -> None:
-    command = f"env {token} ~/dxray/venv/bin/python -m orchestrator.cli sweep --address {address}"
-    # Ray by itself would take 20 s to say something else; how long a busy machine takes to load Python is not asked.
-    refused = cluster.head.run(f"timeout 15 {command}", folder=HOME / "dxray" / "app", check=False)
-    assert refused.returncode == 1, refused.stdout + refused.stderr
-    assert "asks for a token" in refused.stderr or "Ray Client, which dxray does not use" in refused.stderr
-
-
 def test_ports_are_of_loopback_or_private_addresses_or_ask_for_the_token(cluster: Lab) -> None:
     """What SECURITY.md says: which ports listen on every address, and which answer without a token."""
     known = (ROOT / "cluster" / "SECURITY.md").read_text()
@@ -183,13 +174,22 @@ def test_ports_are_of_loopback_or_private_addresses_or_ask_for_the_token(cluster
                 assert f"`{path}`" in known, f"{line}: {path} answers without a token, which SECURITY.md does not say"
 
 
-def test_the_token_is_nobody_elses(cluster: Lab) -> None:
-    for machine in cluster.machines:
-        modes = machine.run("stat -c %a ~/.ray ~/.ray/auth_token").stdout.split()
-        assert modes == ["700", "600"], machine.name
-    token = cluster.laptop.run("cat ~/.ray/auth_token").stdout.strip()
-    logs = cluster.head.run(["grep", "-rlF", token, "/tmp/ray", str(SHARED)], check=False).stdout.split()
-    assert not logs
+def test_behind_the_firewall_nothing_but_ssh_is_reached_from_elsewhere(cluster: Lab) -> None:
+    """The tests after this one have the cluster work behind it."""
+    if not shutil.which("nft", path=PATH):
+        pytest.skip("not installed: nft (Debian: nftables)")
+    rules = (ROOT / "cluster" / "firewall.nft").read_text()
+    shipped = "192.0.2.10, 192.0.2.11, 192.0.2.12"
+    assert rules.count(shipped) == 1
+    machines = (cluster.head, cluster.worker)
+    own = ", ".join(machine.address for machine in machines)
+    (cluster.folder / "shared" / "firewall.nft").write_text(rules.replace(shipped, own))
+    for machine in machines:
+        ports = [line.split()[3].rpartition(":")[2] for line in machine.run("ss -ltnH").stdout.splitlines()]
+        look = [sys.executable, "-c", REACHED, machine.address, *ports]
+        assert len(cluster.laptop.run(look).stdout.split()) > 1
+        machine.run(f"nft -f {SHARED}/firewall.nft")
+        assert cluster.laptop.run(look).stdout.split() == ["22"]
 
 
 @pytest.mark.usefixtures("swept")
@@ -208,6 +208,28 @@ def test_every_face_is_attacked_once_though_a_node_dies_in_the_middle(cluster: L
     assert len({row["name"] for row in rows}) == 200
     assert {row["status"] for row in rows} <= {"fooled", "missed", "already_wrong"}
     assert "200 images" in out
+
+
+# Meanwhile the launcher brings the node back, which takes it most of a minute.
+
+
+@pytest.mark.parametrize("address", ["auto", "10.77.0.2:6379", "ray://10.77.0.2:10001"])
+@pytest.mark.parametrize("token", ["RAY_AUTH_TOKEN_PATH=/none", f"RAY_AUTH_MODE=token RAY_AUTH_TOKEN={'ab' * 32}"])
+def test_without_the_token_nobody_gets_in_and_is_told_why(cluster: Lab, token: str, address: str) -> None:
+    command = f"env {token} ~/dxray/venv/bin/python -m orchestrator.cli sweep --address {address}"
+    # Ray by itself would take 20 s to say something else; how long a busy machine takes to load Python is not asked.
+    refused = cluster.head.run(f"timeout 15 {command}", folder=HOME / "dxray" / "app", check=False)
+    assert refused.returncode == 1, refused.stdout + refused.stderr
+    assert "asks for a token" in refused.stderr or "Ray Client, which dxray does not use" in refused.stderr
+
+
+def test_the_token_is_nobody_elses(cluster: Lab) -> None:
+    for machine in cluster.machines:
+        modes = machine.run("stat -c %a ~/.ray ~/.ray/auth_token").stdout.split()
+        assert modes == ["700", "600"], machine.name
+    token = cluster.laptop.run("cat ~/.ray/auth_token").stdout.strip()
+    logs = cluster.head.run(["grep", "-rlF", token, "/tmp/ray", str(SHARED)], check=False).stdout.split()
+    assert not logs
 
 
 @pytest.mark.usefixtures("swept")

@@ -13,7 +13,7 @@ from models.checkpoint import ModelCard
 from models.images import encode_png
 from orchestrator import image_tables
 from orchestrator.contents import contents
-from orchestrator.inputs import Input, list_inputs
+from orchestrator.inputs import list_inputs
 
 CARD = ModelCard("convnet", {}, ("male", "female"))
 
@@ -105,26 +105,3 @@ def test_a_hugging_face_data_set_is_listed_and_read(tmp_path: Path, pictures: np
     assert same(list(contents(items, CARD)), np.concatenate([pictures, pictures[4:5]]))
     (alone,) = list_inputs([f"hf:{tmp_path / 'data'}:test"], classes=CARD.classes)
     assert same(list(contents([alone], CARD)), pictures[4:5])
-
-
-def test_a_place_in_a_bucket_is_fetched(tmp_path: Path, pictures: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The local file system in place of a bucket: what differs is the one line that opens it."""
-    import pyarrow.fs
-
-    from orchestrator import contents as module
-    from orchestrator import inputs
-
-    def opened(uri: str) -> tuple[Any, str]:
-        return pyarrow.fs.LocalFileSystem(), uri.removeprefix("test:/")
-
-    monkeypatch.setattr(inputs, "open_uri", opened)
-    monkeypatch.setattr(module, "open_uri", opened)
-    for i, name in enumerate(("a.png", "men/b.png")):
-        (tmp_path / "faces" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "faces" / name).write_bytes(encode_png(pictures[i]))
-    (tmp_path / "faces" / "notes.txt").touch()
-    items = list(list_inputs([f"test:/{tmp_path / 'faces'}"], classes=CARD.classes))
-    assert [(item.name, item.label) for item in items] == [("a.png", None), ("men/b.png", 0)]
-    assert same(list(contents(items, CARD)), pictures[:2])
-    gone = Input("x", f"test:/{tmp_path}/x.png".encode(), None, "x", None)
-    assert [one.reason for one in contents([gone], CARD)] == ["does not exist"]

@@ -7,8 +7,9 @@ import pytest
 import yaml
 
 from orchestrator import submitted
+from orchestrator.object_store import ObjectPath
 from orchestrator.shared_storage import must_be_shared
-from orchestrator.submitted import RUNS, local_places, run, wanted_machines
+from orchestrator.submitted import RUNS, readable_places, run, wanted_machines
 from tests.cluster.machines import ROOT
 
 pytestmark = pytest.mark.usefixtures("local_ray")
@@ -56,9 +57,9 @@ def test_what_a_node_cannot_read_is_said(tmp_path: Path) -> None:
     assert not list((tmp_path / "out").iterdir())
 
 
-def test_only_what_lies_on_a_machine_is_looked_for_there(tmp_path: Path) -> None:
+def test_every_machine_must_read_files_folders_and_buckets(tmp_path: Path) -> None:
     places = [str(tmp_path), f"parquet:{tmp_path}/t.parquet", "s3://bucket/faces", "hf:name", f"{tmp_path}/*.png"]
-    assert local_places(places) == [tmp_path, tmp_path / "t.parquet"]
+    assert readable_places(places) == [tmp_path, tmp_path / "t.parquet", ObjectPath("s3://bucket/faces")]
 
 
 @pytest.mark.parametrize(

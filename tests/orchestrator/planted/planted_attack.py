@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from attacks import ATTACKS
 from attacks.fgsm import fgsm
-from orchestrator import cli, crew, cutting
+from orchestrator import cli, crew, cutting, lease
 
 MARK = 201
 
@@ -49,6 +49,8 @@ def register() -> None:
     """In the driver and in every worker."""
     ATTACKS["planted"] = planted
     cutting.FIRST = cutting.MOST = int(os.environ.get("SHARD", cutting.FIRST))
+    if "LEASE" in os.environ:
+        lease.BEAT, lease.LEASE, lease.SETTLE = json.loads(os.environ["LEASE"])
 
 
 def lose_a_node(words: list[str]) -> int:
@@ -73,6 +75,9 @@ if __name__ == "__main__":
     register()
     if "LOSE_A_NODE" in os.environ:
         sys.exit(lose_a_node(sys.argv[1:]))
+    if "SECOND_NODE" in os.environ:
+        with two_nodes("planted_attack.register", env_vars=json.loads(os.environ["SECOND_NODE"])):
+            sys.exit(cli.main(sys.argv[1:]))
     with own_ray("planted_attack.register", address="local", **json.loads(os.environ.get("RAY", "{}"))):
         code = cli.main(sys.argv[1:])
     sys.exit(code)

@@ -36,13 +36,13 @@ def own_ray(register: str, **options: Any) -> Iterator[None]:
 
 
 @contextmanager
-def two_nodes(register: str) -> Iterator[tuple[Cluster, Any]]:
-    """Of one CPU each; the second is given beside the cluster, to be lost."""
+def two_nodes(register: str, **second: Any) -> Iterator[tuple[Cluster, Any]]:
+    """Of one CPU each; the second, started with these options, is given beside the cluster, to be lost."""
     health = {f"health_check_{name}": value for name, value in FAST_HEALTH_CHECKS.items()}
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "_system_config": health})
-    second = cluster.add_node(num_cpus=1)
+    node = cluster.add_node(num_cpus=1, **second)
     try:
         with own_ray(register, address=cluster.address):
-            yield cluster, second
+            yield cluster, node
     finally:
         cluster.shutdown()
