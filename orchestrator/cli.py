@@ -34,6 +34,7 @@ EXAMPLES = {
 }
 
 
+DEFENCES = "jumprelu:kappa=0.1, bit_depth:bits=3 or jpeg:quality=50 (none)"
 ATTACK_OPTIONS = ("norm", "effort", "eps", "steps", "queries", "weight", "lr")
 MODEL = "a checkpoint, a sweep's folder (its best net), a torch.export or TorchScript file, a Hugging Face folder"
 
@@ -208,6 +209,7 @@ def _attack_parser(made: argparse.ArgumentParser) -> None:
         help="images, folders, patterns ('faces/*.png'), list:FILE of paths, parquet:FILE, hf:NAME, s3:// or gs://",
     )
     made.add_argument("--model", metavar="PATH", help=MODEL)
+    made.add_argument("--defense", metavar="NAME[:X=VALUE,...]", help=f"put the net behind it first: {DEFENCES}")
     made.add_argument("--resume", type=Path, metavar="DIR", help="go on with the stopped run in DIR")
     made.add_argument("--update", type=Path, metavar="DIR", help="attack what is new in the places of the run in DIR")
     made.add_argument("--gpus-per-worker", type=float, help="share of a GPU for each (0.25 where there is one, else 0)")
@@ -416,7 +418,7 @@ def _attack(options: argparse.Namespace, console: Console) -> int:
 
     cluster = {"address": options.address, "gpus_per_worker": options.gpus_per_worker}
     if (run := options.resume or options.update) is not None:
-        if options.paths or options.model:
+        if options.paths or options.model or options.defense:
             raise UserError("--resume and --update take paths, model and all else from the run; leave these out")
         result = resume(run, console, update=options.update is not None, **cluster)
     else:
@@ -433,6 +435,7 @@ def _attack(options: argparse.Namespace, console: Console) -> int:
             png=options.png,
             raw=options.raw,
             name=options.name,
+            defense=options.defense or "none",
         )
         result = attack(config, options.out or Path("runs/attack"), console, **cluster)
     show_attack(result, console)

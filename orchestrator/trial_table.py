@@ -231,7 +231,8 @@ def _show_list(rows: Sequence[Row], console: Console, heading: str, most: int | 
     ranked = sorted(pivot(rows, ()).groups.values(), key=rank)
     if most:
         ranked = [group for group in ranked if any(row["status"] in TRAINED for row in group)][:most]
-    header = [*names, "parameters", "validation", "test", "seconds", "remark"]
+    attacked = ["after a naive attack", "adaptive"] if any(row.get("robust_naive") is not None for row in rows) else []
+    header = [*names, "parameters", "validation", "test", *attacked, "seconds", "remark"]
     lines = [[*(value_text(group[0][name]) for name in names), *_figures(group)] for group in ranked]
     if not any(line[-1] for line in lines):
         header, lines = header[:-1], [line[:-1] for line in lines]
