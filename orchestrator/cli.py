@@ -29,6 +29,7 @@ EXAMPLES = {
     "export": "dxray export runs/attack --where 'l2 > 0.5'",
     "compact": "dxray compact runs/attack",
     "retrain": retrain_command.EXAMPLE,
+    "robustness": "dxray robustness runs/sweep --data utkface:faces/ --defense none jumprelu:kappa=0.1 jpeg",
     "doctor": "dxray doctor runs/sweep --cell 3",
     "demo": "dxray demo --out runs/demo",
 }
@@ -127,6 +128,9 @@ def parser() -> argparse.ArgumentParser:
     )
     _cluster_options(made, "runs/retrain")
     retrain_command.add_options(made)
+    _robustness_parser(
+        _verb(verbs, "robustness", _robustness, "say how much nets withstand, judged by attacks that know the defence")
+    )
     _doctor_parser(_verb(verbs, "doctor", _doctor, "say what is wrong with a training, and what to do about it"))
     _demo_parser(_verb(verbs, "demo", _demo, "the whole story on synthetic faces, in a few minutes"))
     cluster_commands.add_verbs(verbs)
@@ -225,7 +229,7 @@ def _attack_parser(made: argparse.ArgumentParser) -> None:
     )
     made.add_argument("--norm", help="what is kept small: l2, linf, l1, l0 (l2)")
     made.add_argument("--effort", help="of dx: fast, default or thorough")
-    made.add_argument("--eps", type=float, help="budget, in [0, 1] pixel units: 0.0157 is 4/255")
+    made.add_argument("--eps", type=retrain_command.budget, help="in [0, 1] pixel units: 4/255, or 0.0157")
     made.add_argument("--queries", type=_whole, help="of square, hopskipjump and robust, for each image")
     made.add_argument("--weight", type=float, help="of the norm in dx_penalty's loss")
     made.add_argument("--steps", type=_whole, help="gradient steps an image")
@@ -275,6 +279,25 @@ def _chosen_options(made: argparse.ArgumentParser) -> None:
     made.add_argument(
         "--where", metavar="EXPR", help="only these images: \"status == 'fooled' and (l2 > 0.5 or 'smith' in name)\""
     )
+    made.add_argument("--address", help="taken so that all verbs can be called alike; this one works here, without Ray")
+
+
+def _robustness_parser(made: argparse.ArgumentParser) -> None:
+    made.add_argument("models", nargs="+", metavar="MODEL", help=MODEL)
+    made.add_argument("--data", required=True, metavar="SOURCE", help="labelled faces, as for sweep; of the test split")
+    made.add_argument("--label", metavar="COLUMN", help="the column that holds the labels (parquet:, hf:)")
+    made.add_argument(
+        "--defense", nargs="+", metavar="NAME[:X=VALUE,...]", help=f"put each net behind each: {DEFENCES}, ..."
+    )
+    made.add_argument("--plain", metavar="MODEL", help="for transfer to undefended nets (the first other MODEL)")
+    made.add_argument(
+        "--eps", nargs="*", type=retrain_command.budget, metavar="X", help="Linf budgets (2/255 4/255 8/255)"
+    )
+    made.add_argument("--l2", nargs="*", type=retrain_command.budget, metavar="X", help="L2 budgets (0.25 0.5 1)")
+    made.add_argument("--count", type=_whole, default=256, metavar="N", help="faces that are attacked (256)")
+    made.add_argument("--steps", type=_whole, default=50, metavar="N", help="gradients a face, of each attack (50)")
+    made.add_argument("--queries", type=_whole, default=500, metavar="N", help="answers a face, of Square (500)")
+    made.add_argument("--out", type=Path, metavar="DIR", help="for the rows and the picture (runs/robustness)")
     made.add_argument("--address", help="taken so that all verbs can be called alike; this one works here, without Ray")
 
 
@@ -518,6 +541,29 @@ def _compact(options: argparse.Namespace, console: Console) -> int:
 
     result = compact(options.run_folder, console)
     console.say(f"{result['rows']:,} images, {result['parts_before']:,} parts before, {result['parts']:,} now")
+    console.result(result)
+    return 0
+
+
+def _robustness(options: argparse.Namespace, console: Console) -> int:
+    from orchestrator.robustness import RobustnessConfig, robustness, show
+
+    budgets = {"linf": options.eps, "l2": options.l2}
+    config = RobustnessConfig(
+        models=options.models,
+        data=options.data,
+        label=options.label,
+        data_seed=options.seed,
+        defenses=options.defense,
+        plain=options.plain,
+        count=options.count,
+        steps=options.steps,
+        queries=options.queries,
+        seed=options.seed,
+        **{norm: tuple(given) for norm, given in budgets.items() if given is not None},
+    )
+    result = robustness(config, options.out or Path("runs/robustness"), console)
+    show(result, console)
     console.result(result)
     return 0
 

@@ -40,7 +40,7 @@ def add_options(made: argparse.ArgumentParser) -> None:
     )
     method.add_argument("--attack", nargs="+", metavar="NAME", help="of the rounds, as for attack (dx)")
     method.add_argument("--norm", help="of these attacks: l2, linf, l1, l0 (that of each)")
-    method.add_argument("--eps", type=_share, help="Linf budget of attacks, methods and judges (2/255; methods 8/255)")
+    method.add_argument("--eps", type=budget, help="Linf budget of attacks, methods and judges (2/255; methods 8/255)")
     method.add_argument("--epochs", type=int, help="of the training in a round (3; of the methods 12)")
     method.add_argument("--lr", type=float, help="highest learning rate (0.001; of the methods 0.003)")
     method.add_argument("--batch-size", type=int, help="(64)")
@@ -186,10 +186,13 @@ def _config(options: argparse.Namespace) -> Any:
     )
 
 
-def _share(text: str) -> float:
+def budget(text: str) -> float:
     """`0.03`, or `8/255`."""
     above, slash, below = text.partition("/")
-    return float(above) / float(below) if slash else float(above)
+    try:
+        return float(above) / float(below) if slash else float(above)
+    except ZeroDivisionError:
+        raise ValueError(text) from None
 
 
-_share.__name__ = "number"  # what argparse calls it
+budget.__name__ = "number"  # what argparse calls it
