@@ -32,7 +32,7 @@ from orchestrator.store import read_json, write_json
 
 RESULT, STATE = "result.json", "state.safetensors"
 TAUGHT_STATE = "defence.safetensors"  # of a defence that learns, as STATE
-ATTACKED = 256  # test faces on which a cell with a `defense` is attacked
+ATTACKED, WITHIN = 256, ("linf", 4 / 255)  # test faces on which a cell with a `defense` is attacked; the budget
 
 # The disk's fault: no result of the cell, which is done again once there is room.
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE)
@@ -208,7 +208,7 @@ def _of_validation(net: nn.Module, card: ModelCard, data: Mapping[str, Any]) -> 
 def _withstood(plain: nn.Module, net: nn.Module, data: Mapping[str, Any]) -> dict[str, float]:
     """The accuracy after an attack made for the net without its defence, and after one made for the defended net."""
     images, labels = (part[:ATTACKED] for part in data["test"])
-    _, found = judged(net, images, labels, plain=plain, budgets=[("linf", 4 / 255)], steps=20, queries=0)
+    _, found = judged(net, images, labels, plain=plain, budgets=[WITHIN], steps=20, queries=0)
     adaptive = found["white_box"]
     return {"robust_naive": adaptive if net is plain else found["transfer"], "robust_adaptive": adaptive}
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from defenses import TAUGHT, defended, parse, text_of
 from defenses.front import InFront
-from defenses.judging import judged
+from defenses.judging import WAYS, judged
 from defenses.victim import behind, load_victim, restore
 from models.checkpoint import ModelCard, save, versions
 from models.faces import Faces, read
@@ -151,9 +151,7 @@ def show(result: dict[str, Any], console: Console) -> None:
     for row in rows:
         at = _budget(row) if row["norm"] else "unchanged"
         median = None if row["median"] is None else _size(row["norm"], row["median"])
-        others = (
-            [_percent(row[way]) for way in ("white_box", "transfer", "gradient_free")] if row["norm"] else ["-"] * 3
-        )
+        others = [_percent(row[way]) if row["norm"] else None for way in WAYS]
         interval = f"{_percent(row['robust_accuracy'])} ({row['low']:.1%}-{row['high']:.1%})"
         head = [row["model"], row["defense"]] if not row["norm"] else ["", ""]
         lines.append([*head, at, interval, *others, "MASKED" if row["masked"] else "", median])
