@@ -113,7 +113,7 @@ def test_a_cell_with_a_defence_is_measured_behind_it_and_attacked(
 def test_a_defence_that_learns_goes_on_where_it_was_killed(
     data: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = CELL | {"defense": "denoising_autoencoder:filters=4"}
+    asked = CELL | {"defense": "denoising_autoencoder:filters=4", "train_size": 64}
     whole = train_cell(asked, data, tmp_path / "whole")
     assert whole["robust_naive"] is not None
 
