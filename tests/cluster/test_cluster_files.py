@@ -14,6 +14,7 @@ import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 from orchestrator.cli import parser
+from orchestrator.schedule import cron
 from tests.cluster.machines import ROOT
 
 CLUSTER = ROOT / "cluster"
@@ -59,6 +60,23 @@ KINDS: dict[tuple[str, str], Any] = {
         "activeDeadlineSeconds": None,
         "rayClusterSpec": RAY_CLUSTER,
     },
+    ("batch/v1", "CronJob"): {
+        "schedule": None,
+        "timeZone": None,
+        "concurrencyPolicy": None,
+        "startingDeadlineSeconds": None,
+        "successfulJobsHistoryLimit": None,
+        "failedJobsHistoryLimit": None,
+        "jobTemplate": {
+            "spec": {
+                "backoffLimit": None,
+                "activeDeadlineSeconds": None,
+                "template": {
+                    "spec": POD["spec"] | {"restartPolicy": None, "containers": [CONTAINER | {"command": None}]}
+                },
+            }
+        },
+    },
     ("v1", "PersistentVolumeClaim"): {"accessModes": None, "storageClassName": None, "resources": {"requests": None}},
     ("networking.k8s.io/v1", "NetworkPolicy"): {"podSelector": None, "policyTypes": None, "ingress": None},
 }
@@ -82,6 +100,8 @@ def documents(name: str) -> list[dict[str, Any]]:
 
 
 def pods(job: dict[str, Any]) -> list[dict[str, Any]]:
+    if job["kind"] == "CronJob":
+        return [job["spec"]["jobTemplate"]["spec"]["template"]["spec"]]
     spec = job["spec"]["rayClusterSpec"]
     return [group["template"]["spec"] for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"])]
 
@@ -124,12 +144,13 @@ def test_a_kubernetes_file_has_no_field_that_its_kind_has_not(name: str) -> None
         assert not unknown(document["spec"], known)
 
 
-@pytest.mark.parametrize("name", ["sweep.yaml", "attack.yaml"])
-def test_a_ray_job_asks_for_the_token_runs_as_nobody_special_and_writes_to_the_shared_claim(name: str) -> None:
+@pytest.mark.parametrize("name", ["sweep.yaml", "attack.yaml", "retrain.yaml"])
+def test_a_job_asks_for_the_token_runs_as_nobody_special_and_writes_to_the_shared_claim(name: str) -> None:
     (job,) = documents(name)
     (claim,) = [one for one in documents("storage.yaml") if one["kind"] == "PersistentVolumeClaim"]
     assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
-    assert job["spec"]["rayClusterSpec"]["authOptions"] == {"mode": "token"}
+    if job["kind"] == "RayJob":  # the other's Ray is not to be reached from outside its pod
+        assert job["spec"]["rayClusterSpec"]["authOptions"] == {"mode": "token"}
     for pod in pods(job):
         assert pod["securityContext"]["runAsNonRoot"] is True
         volumes = {volume["name"]: volume for volume in pod["volumes"]}
@@ -147,6 +168,15 @@ def test_the_entrypoint_is_a_script_of_the_image_with_arguments_that_it_takes(na
     assert (python, script) == ("python", f"/app/cluster/{Path(name).stem}.py")
     assert f"cluster/{Path(name).stem}.py" in (CLUSTER / "Dockerfile").read_text()
     parser().parse_args([Path(name).stem, *arguments])
+
+
+def test_the_schedule_runs_one_at_a_time_by_a_command_that_the_parser_takes() -> None:
+    (job,) = documents("retrain.yaml")
+    assert job["spec"]["concurrencyPolicy"] == "Forbid"
+    cron(job["spec"]["schedule"])
+    dxray, *words = pods(job)[0]["containers"][0]["command"]
+    assert dxray == "dxray"
+    assert parser().parse_args(words).update
 
 
 def test_the_checker_finds_a_field_in_the_wrong_place() -> None:
