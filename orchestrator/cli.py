@@ -296,7 +296,7 @@ def _robustness_parser(made: argparse.ArgumentParser) -> None:
     made.add_argument("--l2", nargs="*", type=retrain_command.budget, metavar="X", help="L2 budgets (0.25 0.5 1)")
     made.add_argument("--count", type=_whole, default=256, metavar="N", help="faces that are attacked (256)")
     made.add_argument("--steps", type=_whole, default=50, metavar="N", help="gradients a face, of each attack (50)")
-    made.add_argument("--queries", type=_whole, default=500, metavar="N", help="answers a face, of Square (500)")
+    made.add_argument("--queries", type=_whole, default=200, metavar="N", help="answers a face, of Square (200)")
     made.add_argument("--out", type=Path, metavar="DIR", help="for the rows and the picture (runs/robustness)")
     made.add_argument("--address", help="taken so that all verbs can be called alike; this one works here, without Ray")
 

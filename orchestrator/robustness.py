@@ -72,7 +72,7 @@ class RobustnessConfig:
     l2: tuple[float, ...] = (0.25, 0.5, 1.0)
     count: int = 256
     steps: int = 50
-    queries: int = 500
+    queries: int = 200
     seed: int = 0
 
 
