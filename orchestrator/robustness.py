@@ -135,6 +135,8 @@ def robustness(config: RobustnessConfig, out: Path, console: Console) -> dict[st
                 seed=config.seed,
             )
             rows += [{**of_net, **row, "net_sha256": one.card.sha256} for row in found]
+            left = ", ".join(f"{_percent(row['robust_accuracy'])} {_budget(row)}" for row in found)
+            console.say(f"{one.model}, {of_net['defense']}: right of {len(labels):,}: {left}")
             bar.advance()
     result = {"format": FORMAT, "config": asdict(config), "data_sha256": faces.sha256(), "rows": rows}
     write_table(out / "robustness.parquet", pa.Table.from_pylist(rows, schema=ROWS))
@@ -149,12 +151,11 @@ def show(result: dict[str, Any], console: Console) -> None:
     n, majority = rows[0]["n"], rows[0]["majority"]
     lines = []
     for row in rows:
-        at = _budget(row) if row["norm"] else "unchanged"
         median = None if row["median"] is None else _size(row["norm"], row["median"])
         others = [_percent(row[way]) if row["norm"] else None for way in WAYS]
         interval = f"{_percent(row['robust_accuracy'])} ({row['low']:.1%}-{row['high']:.1%})"
         head = [row["model"], row["defense"]] if not row["norm"] else ["", ""]
-        lines.append([*head, at, interval, *others, "MASKED" if row["masked"] else "", median])
+        lines.append([*head, _budget(row), interval, *others, "MASKED" if row["masked"] else "", median])
     console.table(
         f"right of {n:,} test faces, and the 95 % interval; one answer for all would be right for {majority:.1%}",
         ["net", "defence", "within", "after all attacks", "white box", "transfer", "by answers", "", "median change"],
@@ -265,6 +266,8 @@ def _must_agree(model: str, card: ModelCard, of: str, first: ModelCard) -> None:
 
 
 def _budget(row: dict[str, Any]) -> str:
+    if not row["norm"]:
+        return "unchanged"
     return f"{'Linf' if row['norm'] == 'linf' else 'L2'} {_size(row['norm'], row['eps'])}"
 
 
