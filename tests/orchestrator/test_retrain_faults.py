@@ -1,6 +1,7 @@
 """A retraining whose process is killed, again and again: started again it ends as if nothing had happened."""
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -8,6 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.parquet as pq
+import pytest
+
+from orchestrator import promotion
+from orchestrator.store import read_json, write_json
 
 CODE = Path(__file__).resolve().parents[2]
 
@@ -25,18 +30,32 @@ def killed_once(there: Callable[[], bool], *words: object) -> None:
         driver.kill()
 
 
+def put_back(run: Path, copy: Path) -> None:
+    """Copy a run of one round as it was when only the measures of the net that it begins with were done."""
+    shutil.copytree(run, copy, symlinks=True)
+    shutil.rmtree(copy / "rounds" / "0001")
+    (copy / "rounds.parquet").unlink()
+    promotion.use(copy, 0)
+    record = read_json(copy / "retrain.json")
+    record["generations"] = [{name: record["generations"][0][name] for name in ("new", "first_round", "parent_round")}]
+    record.pop("changes", None)
+    write_json(copy / "retrain.json", record)
+
+
+@pytest.mark.timeout(600)
 def test_killed_in_attack_fit_and_judging_the_rounds_are_the_same(
     face_table: Path, trained: Path, tmp_path: Path, local_ray: None, dxray: Callable[..., tuple[int, str, str]]
 ) -> None:
-    """One run, killed three times; what it ends with beside a run that nobody killed, which Ray is at hand for."""
+    """One round, killed three times, beside the same that nobody killed, by the Ray that is at hand."""
     asked = ["--data", f"parquet:{face_table}", "--model", trained, "--rounds", 1, "--epochs", 8]
     asked += ["--attack-faces", 40, "--held-out", 20]
     assert dxray("retrain", *asked, "--out", tmp_path / "whole")[0] == 0
 
     out = tmp_path / "out"
+    put_back(tmp_path / "whole", out)
     first = out / "rounds" / "0001"
     attack, fit, judged = first / "attack" / "dx", first / "fit", first / "judged" / "square"
-    killed_once((attack / "attack.json").exists, *asked, "--out", out)
+    killed_once((attack / "attack.json").exists, "--resume", out)
     assert not (first / "joined.parquet").exists()
     killed_once((fit / "state.safetensors").exists, "--resume", out)
     assert not (fit / "result.json").exists()
@@ -50,3 +69,4 @@ def test_killed_in_attack_fit_and_judging_the_rounds_are_the_same(
         assert one.num_rows
         assert one.equals(other), table
     assert pq.read_table(out / "rounds.parquet")["attacked"].to_pylist() == [None, 40]
+    assert promotion.in_use(out) == promotion.in_use(tmp_path / "whole")
