@@ -7,16 +7,20 @@ The auto-encoder learns to give back the images that noise was added to; the net
 """
 
 from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from attacks.pgd import pgd
 from defenses.adversarial_training import Attack
 from defenses.front import InFront
 from models.batches import to_device
 from models.layers import Normalise
-from models.train import Objective
+from models.train import Objective, fit
 
 
 class AutoEncoder(nn.Module):
@@ -97,3 +101,27 @@ def reconstruction(*noises: Attack) -> Objective:
             yield F.mse_loss(cleaned, inputs), logits
 
     return objective
+
+
+def teach(
+    net: nn.Module,
+    images: np.ndarray,
+    labels: np.ndarray,
+    *,
+    epochs: int = 4,
+    sigma: float = 0.1,
+    eps: float | None = 8 / 255,
+    seed: int = 0,
+    state: Path | None = None,
+) -> None:
+    """Train the auto-encoder of a `Denoised` on images with Gaussian noise, and on attacks on the net behind it.
+
+    Args:
+        images, labels, epochs, seed, state: as `fit` takes them.
+        sigma: standard deviation of the noise. eps: Linf budget of the attacks, of 4 steps; None: none. Both in [0, 1]
+            pixel units.
+    """
+    noises: list[Attack] = [gaussian(sigma)]
+    if eps is not None:
+        noises.append(partial(pgd, eps=eps, steps=4, batch=64))
+    fit(net, images, labels, epochs=epochs, lr=3e-3, objective=reconstruction(*noises), seed=seed, state=state)

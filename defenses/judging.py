@@ -15,13 +15,16 @@ import torch
 from torch import Tensor, nn
 
 from attacks.apgd import apgd
+from attacks.dx import dx
+from attacks.lattice import from_levels, to_uint8
+from attacks.outcome import score
 from attacks.query import Query
 from attacks.square import square
-from defenses import defended
 from defenses.adversarial_training import Attack
 from models.batches import device_of, to_device
 
 BUDGETS = (("linf", 2 / 255), ("linf", 4 / 255), ("linf", 8 / 255), ("l2", 0.25), ("l2", 0.5), ("l2", 1.0))
+WAYS = ("white_box", "transfer", "gradient_free")
 SURE = 1.96  # standard deviations: 95 %
 
 
@@ -45,119 +48,110 @@ def judged(
     images: np.ndarray,
     labels: np.ndarray,
     *,
-    plain: nn.Module,
+    plain: nn.Module | None,
     budgets: Sequence[tuple[str, float]] = BUDGETS,
     steps: int = 50,
     queries: int = 1000,
     draws: int = 16,
+    smallest: bool = False,
     batch: int = 32,
     seed: int = 0,
 ) -> list[dict[str, Any]]:
     """The accuracy that is left to `net` within each budget, whoever attacks it.
 
     Every figure is of 8-bit images. A net that gives other logits for the same images is looked at `draws` times for
-    each answer and each gradient.
+    each answer and each gradient. What fools within a budget also does within a larger one of its norm.
 
     Args:
         net: the defended net, images in [0, 1] to logits.
         images, labels: uint8 `(N, C, H, W)` and int64 `(N,)`.
-        plain: an undefended net of the same classes, on which the transferred images are made.
+        plain: an undefended net of the same classes, on which the transferred images are made: the net without its
+            defence, for what one who does not know of the defence would find. None, or `net`: nothing is transferred.
         budgets: norm ("linf" or "l2") and size in [0, 1] pixel units.
-        steps: gradients an image, of each attack that uses them. queries: answers an image, of the one that does not.
+        steps: gradients an image, of each attack that uses them. queries: answers an image, of the one that does not;
+            0: it is left out.
+        smallest: also search the smallest change of each image in each norm, by `dx`.
 
     Returns:
         A row for the unchanged images (`eps` 0) and one for each budget: `norm`, `eps`; `robust_accuracy`, the share
         of images right after every one of the attacks, with its 95 % interval `low`, `high` (Wilson); `white_box`,
-        `transfer` and `gradient_free`, the accuracy after each alone; `masked`, whether the first is surely higher than
-        one of the other two; `majority`, the share of the larger class, which answering always the same would reach;
-        `n`.
+        `transfer` and `gradient_free`, the accuracy after each alone, None where it was left out; `masked`, whether the
+        first is surely higher than one of the other two; `majority`, the share of the larger class, which answering
+        always the same would reach; `median`, of the smallest changes that fool what the net has right, in that norm,
+        None where most could not be fooled or none were searched; `n`.
 
     Raises:
         ValueError: no images came, or an unknown norm.
     """
     if len(images) == 0:
         raise ValueError("there is nothing to judge a defence on: no images came")
-    device = device_of(net)
-    inputs, wanted = to_device(images, device), torch.tensor(labels, device=device)
-    rows = torch.arange(len(inputs))
+    inputs, wanted = from_levels(torch.from_numpy(images)), torch.tensor(labels)  # attacks bring them to the net
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         known = Expected(net, draws) if _draws(net, inputs[:batch]) else net
 
-        def right(points: Tensor) -> np.ndarray:
-            with Query(known, wanted, batch=batch) as query:
-                return (query.logits(points, rows).argmax(dim=1) == wanted).cpu().numpy()
+        def right(points: Tensor, rows: Tensor) -> np.ndarray:
+            with Query(known, wanted[rows], batch=batch) as query:
+                answers = query.logits(points, torch.arange(len(rows))).argmax(dim=1)
+            return (answers == wanted[rows]).numpy()
 
-        clean = right(inputs)
-        majority = float(np.bincount(labels).max() / len(labels))
-        found = [{"norm": "", "eps": 0.0, **_figures(clean, clean, clean), "majority": majority}]
+        def left(before: np.ndarray, attack: Attack, made_for: nn.Module) -> np.ndarray:
+            """Of the images that were right `before`, bool `(N,)`, those that are after an attack on them."""
+            rows, found = torch.from_numpy(before.nonzero()[0]), before.copy()
+            if len(rows):
+                found[before] = right(attack(made_for, inputs[rows], wanted[rows]), rows)
+            return found
+
+        clean = right(inputs, torch.arange(len(inputs)))
+        fair = {"majority": float(np.bincount(labels).max() / len(labels)), "median": None}
+        unchanged = dict.fromkeys(WAYS, clean)
+        found = [{"norm": "", "eps": 0.0, **_figures(unchanged), **fair}]
+        medians = {norm: _median(known, inputs, wanted, norm, batch) for norm, _ in budgets} if smallest else {}
+        done: list[tuple[str, float, dict[str, np.ndarray]]] = []
         for norm, eps in budgets:
-            climb = partial(apgd, norm=norm, eps=eps, steps=steps, batch=batch, seed=seed)
-            white = right(climb(known, inputs, wanted)) & clean
-            transferred = right(climb(plain, inputs, wanted)) & clean
-            free = right(square(known, inputs, wanted, norm=norm, eps=eps, queries=queries, batch=batch, seed=seed))
-            found.append({"norm": norm, "eps": eps, **_figures(white, transferred, free & clean), "majority": majority})
+            climb: Attack = partial(apgd, norm=norm, eps=eps, steps=steps, batch=batch, seed=seed)
+            ask: Attack = partial(square, norm=norm, eps=eps, queries=queries, batch=batch, seed=seed)
+            ways = {"white_box": (climb, known)}
+            ways |= {} if plain is None or plain is net else {"transfer": (climb, plain)}
+            ways |= {"gradient_free": (ask, known)} if queries else {}
+            smaller = [after for of_norm, of_eps, after in done if of_norm == norm and of_eps <= eps]
+            after: dict[str, np.ndarray] = {}
+            for way, (attack, made_for) in ways.items():
+                before = np.logical_and.reduce([clean, *(earlier[way] for earlier in smaller)])
+                after[way] = left(before, attack, made_for)
+            done.append((norm, eps, after))
+            found.append({"norm": norm, "eps": eps, **_figures(after), **fair, "median": medians.get(norm)})
     return found
 
 
-def trade_off(
-    net: nn.Module,
-    images: np.ndarray,
-    labels: np.ndarray,
-    *,
-    attack: Attack,
-    defence: str,
-    settings: Sequence[Mapping[str, Any]],
-) -> list[dict[str, Any]]:
-    """What a defence costs and gives at each of `settings`, its parameters; such as `[{"kappa": 0.0}, {"kappa": 0.1}]`.
-
-    Args:
-        images, labels: uint8 `(N, C, H, W)` and int64 `(N,)`.
-
-    Returns:
-        For each setting: its parameters, and the accuracy of the defended net on three sets of 8-bit images. `clean`;
-        `naive`: what `attack` makes of them for the undefended net, as one who does not know of the defence would;
-        `adaptive`: what it makes for the defended one.
-    """
-    naive = attack(net, to_device(images, device_of(net)), torch.tensor(labels, device=device_of(net)))
-    return [
-        {**setting, **accuracies(defended(net, defence, **setting), images, labels, naive=naive, attack=attack)}
-        for setting in settings
-    ]
-
-
-def accuracies(
-    net: nn.Module, images: np.ndarray, labels: np.ndarray, *, naive: Tensor, attack: Attack
-) -> dict[str, float]:
-    """`clean`, `naive` and `adaptive` of one defended net, as `trade_off` gives them; `naive` holds those images."""
-    device = device_of(net)
-    inputs, wanted = to_device(images, device), torch.tensor(labels, device=device)
-    sets = {"clean": inputs, "naive": naive, "adaptive": attack(net, inputs, wanted)}
-    with Query(net, wanted) as query:
-        answers = {name: query.logits(points, torch.arange(len(points))).argmax(dim=1) for name, points in sets.items()}
-    return {name: float((answer == wanted).double().mean()) for name, answer in answers.items()}
+def _median(net: nn.Module, inputs: Tensor, labels: Tensor, norm: str, batch: int) -> float | None:
+    """Over the images that the net has right; the saved image counts, not what the search believes of it."""
+    changed = dx(net, inputs, labels, norm=norm, batch=batch)
+    outcome = score(net, to_uint8(inputs), to_uint8(changed), labels, batch=batch)
+    sizes = np.where(outcome.status == "fooled", getattr(outcome, norm), np.inf)[outcome.status != "already_wrong"]
+    median = float(np.median(sizes)) if len(sizes) else np.inf
+    return median if np.isfinite(median) else None
 
 
 def _draws(net: nn.Module, inputs: Tensor) -> bool:
     """Whether a second look gives other logits."""
     with Query(net, torch.zeros(len(inputs), dtype=torch.int64)), torch.no_grad():
-        return not torch.equal(net(inputs), net(inputs))
+        looked_at = to_device(inputs, device_of(net))
+        return not torch.equal(net(looked_at), net(looked_at))
 
 
-def _figures(white: np.ndarray, transferred: np.ndarray, free: np.ndarray) -> dict[str, Any]:
-    """Of what each attack left right, bool `(N,)`."""
-    n = len(white)
-    robust = white & transferred & free
-    low, high = interval(int(robust.sum()), n)
+def _figures(after: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Of the images that each attack left right, bool `(N,)`."""
+    white, *others = after.values()
+    robust = np.logical_and.reduce([white, *others])
+    low, high = interval(int(robust.sum()), len(robust))
     return {
         "robust_accuracy": float(robust.mean()),
         "low": low,
         "high": high,
-        "white_box": float(white.mean()),
-        "transfer": float(transferred.mean()),
-        "gradient_free": float(free.mean()),
-        "masked": _surely_more(white, transferred) or _surely_more(white, free),
-        "n": n,
+        **{way: float(after[way].mean()) if way in after else None for way in WAYS},
+        "masked": any(_surely_more(white, other) for other in others),
+        "n": len(robust),
     }
 
 

@@ -90,12 +90,18 @@ def save(net: nn.Module, card: ModelCard, directory: Path | str) -> ModelCard:
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
+    card, card_bytes, weights = packed(net, card)
+    _replace(directory / WEIGHTS, weights)
+    _replace(directory / CARD, card_bytes)
+    return card
+
+
+def packed(net: nn.Module, card: ModelCard) -> tuple[ModelCard, bytes, bytes]:
+    """The card as `save` would write it, and the bytes of both files, as `restore` takes them."""
     weights = save_tensors({name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()})
     card = ModelCard(**(asdict(card) | {"versions": versions(), "sha256": card.fingerprint(weights)}))
     written = {"format": FORMAT, **asdict(card), "parameter_count": sum(p.numel() for p in net.parameters())}
-    _replace(directory / WEIGHTS, weights)
-    _replace(directory / CARD, (json.dumps(written, indent=2) + "\n").encode())
-    return card
+    return card, (json.dumps(written, indent=2) + "\n").encode(), weights
 
 
 def load(path: Path | str, *, defend: Defend | None = None) -> tuple[nn.Module, ModelCard]:

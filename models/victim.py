@@ -71,7 +71,30 @@ def restore(card_bytes: bytes, payload: bytes, *, defend: Defend | None = None) 
         return checkpoint.restore(card_bytes, payload, defend=defend)
     if card.fingerprint(payload) != card.sha256:
         raise CheckpointError(f"{PAYLOADS[card.net]} is not the file that {CARD} was written for; copy both again")
-    return _built(card.net, payload, card.parameters, "the net"), card
+    net = _built(card.net, payload, card.parameters, "the net")
+    if not card.defence:
+        return net, card
+    if defend is None:
+        raise CheckpointError(f"it is behind the defence '{card.defence['name']}'; load it by defenses.victim")
+    return defend(net, card.defence["name"], **card.defence["parameters"]), card
+
+
+def behind(card_bytes: bytes, payload: bytes, defence: dict[str, Any], defend: Defend) -> tuple[bytes, bytes]:
+    """Card and payload of the net that these hold behind a defence, `name` and `parameters`, as `restore` takes them.
+
+    Raises:
+        CheckpointError: as `restore`, or it is behind a defence already.
+        ValueError: the net is none that this defence can defend.
+    """
+    net, card = restore(card_bytes, payload, defend=defend)
+    if card.defence:
+        raise CheckpointError(f"the net is behind '{card.defence['name']}' already, and takes no second defence")
+    card.defence = defence
+    net = defend(net, defence["name"], **defence["parameters"])
+    if card.net not in PAYLOADS:
+        return checkpoint.packed(net, card)[1:]
+    card.sha256 = card.fingerprint(payload)
+    return _written(card), payload
 
 
 def payload_name(card_bytes: bytes) -> str:
@@ -172,7 +195,11 @@ def _described(
         raise CheckpointError(f"{name} tells {count} classes apart, but {len(named)} names were given; name each one")
     card = ModelCard(kind, parameters, named, shape[0], (shape[1], shape[2]), versions=versions())
     card.sha256 = card.fingerprint(payload)
-    return (json.dumps({"format": FORMAT, **asdict(card)}, indent=2) + "\n").encode(), payload
+    return _written(card), payload
+
+
+def _written(card: ModelCard) -> bytes:
+    return (json.dumps({"format": FORMAT, **asdict(card)}, indent=2) + "\n").encode()
 
 
 def _agreed(held: tuple[Any, ...], said: dict[str, Any], name: str) -> tuple[Any, ...]:

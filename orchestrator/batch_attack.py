@@ -17,7 +17,8 @@ import torch
 from attacks import find
 from attacks.checks import Finding, check
 from attacks.lattice import from_levels
-from defenses.victim import restore
+from defenses import parse, text_of
+from defenses.victim import behind, restore
 from models.checkpoint import CARD, CheckpointError, ModelCard, versions
 from models.face_listing import one_line
 from models.victim import payload_name, read
@@ -64,6 +65,7 @@ class AttackConfig:
     png: bool | None = None
     raw: bool = False
     name: str | None = None
+    defense: str = "none"
 
 
 def attack(
@@ -83,8 +85,7 @@ def attack(
         UserError: the inputs, the model, or `out` (it holds another run, it cannot be written to) are not usable.
         Interrupted: Ctrl-C; finished shards are kept.
     """
-    with on_disk(place(config.model)) as model:
-        card_bytes, weights = read(model)
+    card_bytes, weights = _defended(config)
     net, card = restore(card_bytes, weights)
     _check_options(config, card)
     config.paths = [absolute(path) for path in config.paths]
@@ -263,6 +264,20 @@ def _run(
     }
 
 
+def _defended(config: AttackConfig) -> tuple[bytes, bytes]:
+    """Card and payload of the net behind its defence, which gets one form; UserError where there is no such thing."""
+    with on_disk(place(config.model)) as model:
+        card_bytes, weights = read(model)
+    try:
+        defence = parse(config.defense)
+        config.defense = text_of(defence)
+        return behind(card_bytes, weights, defence)
+    except CheckpointError:
+        raise
+    except ValueError as wrong:
+        raise UserError(f"--defense {config.defense}: {wrong}") from None
+
+
 def _findings(net: torch.nn.Module, card: ModelCard, inputs: Sequence[Input]) -> list[Finding]:
     """What the checks say of the net, on the first images of the run that can be read."""
     found = zip(inputs, contents(inputs, card), strict=True)
@@ -296,7 +311,8 @@ def _same(record: dict[str, Any], config: AttackConfig, card: ModelCard, out: Pl
     holds = f"'{out}' holds {'a finished run' if 'counts' in record else 'an unfinished run'}"
     otherwise = f"choose another --out, or go on with it: {_resume(out)}"
     left_open = {"model"} | ({"png"} if config.png is None else set())
-    must_be_asked_alike(record["config"], asdict(config), holds, otherwise, but=left_open)
+    then = asdict(AttackConfig(**record["config"]))
+    must_be_asked_alike(then, asdict(config), holds, otherwise, but=left_open)
     if record["net_sha256"] != card.sha256:
         raise UserError(f"{holds} against another net than '{config.model}' is now; {otherwise}")
 

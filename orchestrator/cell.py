@@ -16,18 +16,23 @@ import numpy as np
 import torch
 from torch import nn
 
+from defenses import NONE, TAUGHT, defended, parse
+from defenses.judging import judged
+from models.batches import device_of
 from models.checkpoint import ModelCard, save
 from models.cost import training_bytes
 from models.doctor import cheap_findings
 from models.evidence import Evidence, Split
 from models.face_listing import one_line
-from models.train import Diverged, device_of_choice, fit, has_fast_bf16, logits_of
+from models.train import Diverged, device_of_choice, evaluate, fit, has_fast_bf16, logits_of
 from models.training_state import load_judged
 from orchestrator.grid import FIT_PARAMETERS, NET_PARAMETERS
 from orchestrator.limits import GIB, Peak, bounded_memory
 from orchestrator.store import read_json, write_json
 
 RESULT, STATE = "result.json", "state.safetensors"
+TAUGHT_STATE = "defence.safetensors"  # of a defence that learns, as STATE
+ATTACKED, WITHIN = 256, ("linf", 4 / 255)  # test faces on which a cell with a `defense` is attacked; the budget
 
 # The disk's fault: no result of the cell, which is done again once there is room.
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE)
@@ -150,8 +155,9 @@ def _measured(
     history: Sequence[dict[str, Any]],
     folder: Path,
 ) -> dict[str, Any]:
-    """What is said of a trained net, which is saved to `folder`."""
-    last = history[-1]
+    """What is said of a trained net behind its defence, which is saved to `folder`."""
+    plain, net = net, _defended(net, card, cell, data, folder)
+    last = history[-1] | _of_validation(net, card, data)
     labels = data["test"][1]
     logits = logits_of(net, data["test"][0]).numpy()
     answers = logits.argmax(1)
@@ -159,6 +165,7 @@ def _measured(
     measured = {
         "accuracy": float((answers == labels).mean()),
         **{name: last[name] for name in ("validation_accuracy", "validation_loss", "train_accuracy", "loss")},
+        **(_withstood(plain, net, data) if "defense" in cell else {}),
         "majority_share": float(np.bincount(labels).max() / len(labels)),
         "largest_answer_share": float(np.bincount(answers).max() / len(answers)),
         "parameter_count": sum(p.numel() for p in net.parameters()),
@@ -174,6 +181,36 @@ def _measured(
         "seconds": sum(row["seconds"] for row in history),
         "epochs": history,
     }
+
+
+def _defended(
+    net: nn.Module, card: ModelCard, cell: Mapping[str, Any], data: Mapping[str, Any], folder: Path
+) -> nn.Module:
+    """The trained net behind the defence of its cell, as the card then says; without one, the net."""
+    card.defence = parse(cell.get("defense", NONE), channels=card.channels)
+    if not card.defence:
+        return net
+    name = card.defence["name"]
+    torch.manual_seed(cell["seed"])
+    found = defended(net, name, **card.defence["parameters"]).to(device_of(net))
+    if name in TAUGHT:
+        TAUGHT[name](found, *_train_split(cell, data), seed=cell["seed"], state=folder / TAUGHT_STATE)
+    return found
+
+
+def _of_validation(net: nn.Module, card: ModelCard, data: Mapping[str, Any]) -> dict[str, float]:
+    """Of a defended net, figures on the validation split: those of its training are of the net without the defence."""
+    if not card.defence:
+        return {}
+    return {f"validation_{name}": value for name, value in evaluate(net, *data["validation"]).items()}
+
+
+def _withstood(plain: nn.Module, net: nn.Module, data: Mapping[str, Any]) -> dict[str, float]:
+    """The accuracy after an attack made for the net without its defence, and after one made for the defended net."""
+    images, labels = (part[:ATTACKED] for part in data["test"])
+    _, found = judged(net, images, labels, plain=plain, budgets=[WITHIN], steps=20, queries=0)
+    adaptive = found["white_box"]
+    return {"robust_naive": adaptive if net is plain else found["transfer"], "robust_adaptive": adaptive}
 
 
 def _findings(
@@ -220,7 +257,8 @@ def reason_of(wrong: Exception, allowed: float | None = None) -> str:
 
 def _end(folder: Path, result: dict[str, Any]) -> dict[str, Any]:
     write_json(folder / RESULT, result)
-    (folder / STATE).unlink(missing_ok=True)
+    for state in (STATE, TAUGHT_STATE):
+        (folder / state).unlink(missing_ok=True)
     return result
 
 

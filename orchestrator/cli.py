@@ -30,11 +30,13 @@ EXAMPLES = {
     "export": "dxray export runs/attack --where 'l2 > 0.5'",
     "compact": "dxray compact runs/attack",
     "retrain": retrain_command.EXAMPLE,
+    "robustness": "dxray robustness runs/sweep --data utkface:faces/ --defense none jumprelu:kappa=0.1 jpeg",
     "doctor": "dxray doctor runs/sweep --cell 3",
     "demo": "dxray demo --out runs/demo",
 }
 
 
+DEFENCES = "jumprelu:kappa=0.1, bit_depth:bits=3 or jpeg:quality=50 (none)"
 ATTACK_OPTIONS = ("norm", "effort", "eps", "steps", "queries", "weight", "lr")
 MODEL = "a checkpoint, a sweep's folder (its best net), a torch.export or TorchScript file, a Hugging Face folder"
 
@@ -127,6 +129,9 @@ def parser() -> argparse.ArgumentParser:
     )
     _cluster_options(made, "runs/retrain")
     retrain_command.add_options(made)
+    _robustness_parser(
+        _verb(verbs, "robustness", _robustness, "say how much nets withstand, judged by attacks that know the defence")
+    )
     _doctor_parser(_verb(verbs, "doctor", _doctor, "say what is wrong with a training, and what to do about it"))
     _demo_parser(_verb(verbs, "demo", _demo, "the whole story on synthetic faces, in a few minutes"))
     cluster_commands.add_verbs(verbs)
@@ -209,6 +214,7 @@ def _attack_parser(made: argparse.ArgumentParser) -> None:
         help="images, folders, patterns ('faces/*.png'), list:FILE of paths, parquet:FILE, hf:NAME, s3:// or gs://",
     )
     made.add_argument("--model", metavar="PATH", help=MODEL)
+    made.add_argument("--defense", metavar="NAME[:X=VALUE,...]", help=f"put the net behind it first: {DEFENCES}")
     made.add_argument("--resume", type=place, metavar="DIR", help="go on with the stopped run in DIR")
     made.add_argument("--update", type=place, metavar="DIR", help="attack what is new in the places of the run in DIR")
     made.add_argument("--gpus-per-worker", type=float, help="share of a GPU for each (0.25 where there is one, else 0)")
@@ -224,7 +230,7 @@ def _attack_parser(made: argparse.ArgumentParser) -> None:
     )
     made.add_argument("--norm", help="what is kept small: l2, linf, l1, l0 (l2)")
     made.add_argument("--effort", help="of dx: fast, default or thorough")
-    made.add_argument("--eps", type=float, help="budget, in [0, 1] pixel units: 0.0157 is 4/255")
+    made.add_argument("--eps", type=retrain_command.budget, help="in [0, 1] pixel units: 4/255, or 0.0157")
     made.add_argument("--queries", type=_whole, help="of square, hopskipjump and robust, for each image")
     made.add_argument("--weight", type=float, help="of the norm in dx_penalty's loss")
     made.add_argument("--steps", type=_whole, help="gradient steps an image")
@@ -274,6 +280,25 @@ def _chosen_options(made: argparse.ArgumentParser) -> None:
     made.add_argument(
         "--where", metavar="EXPR", help="only these images: \"status == 'fooled' and (l2 > 0.5 or 'smith' in name)\""
     )
+    made.add_argument("--address", help="taken so that all verbs can be called alike; this one works here, without Ray")
+
+
+def _robustness_parser(made: argparse.ArgumentParser) -> None:
+    made.add_argument("models", nargs="+", metavar="MODEL", help=MODEL)
+    made.add_argument("--data", required=True, metavar="SOURCE", help="labelled faces, as for sweep; of the test split")
+    made.add_argument("--label", metavar="COLUMN", help="the column that holds the labels (parquet:, hf:)")
+    made.add_argument(
+        "--defense", nargs="+", metavar="NAME[:X=VALUE,...]", help=f"put each net behind each: {DEFENCES}, ..."
+    )
+    made.add_argument("--plain", metavar="MODEL", help="for transfer to undefended nets (the first other MODEL)")
+    made.add_argument(
+        "--eps", nargs="*", type=retrain_command.budget, metavar="X", help="Linf budgets (2/255 4/255 8/255)"
+    )
+    made.add_argument("--l2", nargs="*", type=retrain_command.budget, metavar="X", help="L2 budgets (0.25 0.5 1)")
+    made.add_argument("--count", type=_whole, default=256, metavar="N", help="faces that are attacked (256)")
+    made.add_argument("--steps", type=_whole, default=50, metavar="N", help="gradients a face, of each attack (50)")
+    made.add_argument("--queries", type=_whole, default=200, metavar="N", help="answers a face, of Square (200)")
+    made.add_argument("--out", type=folder, metavar="DIR", help="for the rows and the picture (runs/robustness)")
     made.add_argument("--address", help="taken so that all verbs can be called alike; this one works here, without Ray")
 
 
@@ -417,7 +442,7 @@ def _attack(options: argparse.Namespace, console: Console) -> int:
 
     cluster = {"address": options.address, "gpus_per_worker": options.gpus_per_worker}
     if (run := options.resume or options.update) is not None:
-        if options.paths or options.model:
+        if options.paths or options.model or options.defense:
             raise UserError("--resume and --update take paths, model and all else from the run; leave these out")
         result = resume(run, console, update=options.update is not None, **cluster)
     else:
@@ -434,6 +459,7 @@ def _attack(options: argparse.Namespace, console: Console) -> int:
             png=options.png,
             raw=options.raw,
             name=options.name,
+            defense=options.defense or "none",
         )
         result = attack(config, options.out or Path("runs/attack"), console, **cluster)
     show_attack(result, console)
@@ -516,6 +542,29 @@ def _compact(options: argparse.Namespace, console: Console) -> int:
 
     result = compact(options.run_folder, console)
     console.say(f"{result['rows']:,} images, {result['parts_before']:,} parts before, {result['parts']:,} now")
+    console.result(result)
+    return 0
+
+
+def _robustness(options: argparse.Namespace, console: Console) -> int:
+    from orchestrator.robustness import RobustnessConfig, robustness, show
+
+    budgets = {"linf": options.eps, "l2": options.l2}
+    config = RobustnessConfig(
+        models=options.models,
+        data=options.data,
+        label=options.label,
+        data_seed=options.seed,
+        defenses=options.defense,
+        plain=options.plain,
+        count=options.count,
+        steps=options.steps,
+        queries=options.queries,
+        seed=options.seed,
+        **{norm: tuple(given) for norm, given in budgets.items() if given is not None},
+    )
+    result = robustness(config, options.out or Path("runs/robustness"), console)
+    show(result, console)
     console.result(result)
     return 0
 

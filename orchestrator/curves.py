@@ -1,4 +1,4 @@
-"""Pictures of a training: its layers over the epochs, and the range test of its learning rate."""
+"""Pictures of a training, its layers over the epochs and the range test of its learning rate; curves of robustness."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -46,6 +46,33 @@ def draw_rates(rates: RateRange, lr: float | None, title: str) -> bytes:
     axes.set(xlabel="learning rate", ylabel="loss", xscale="log", title="range test of the learning rate")
     if axes.get_legend_handles_labels()[0]:
         axes.legend(fontsize=7)
+    return _png(figure)
+
+
+def draw_robustness(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    """A PNG: for each norm, the accuracy that is left to each net over the budget, with its 95 % interval.
+
+    Args:
+        rows: as `orchestrator.robustness.robustness` gives them.
+    """
+    norms = list(dict.fromkeys(row["norm"] for row in rows if row["norm"]))
+    nets = list(dict.fromkeys((row["model"], row["defense"]) for row in rows))
+    figure, panels = _figure(len(norms), f"right after all attacks, of {rows[0]['n']:,} test faces")
+    for axes, norm in zip(panels, norms, strict=True):
+        for i, (model, defense) in enumerate(nets):
+            own = [row for row in rows if (row["model"], row["defense"]) == (model, defense)]
+            curve = [row for row in own if row["norm"] in ("", norm)]
+            at = [row["eps"] * (255 if norm == "linf" else 1) for row in curve]
+            masked = ", masked" if any(row["masked"] for row in own) else ""
+            name = f"{model}{'' if defense == 'none' else f', {defense}'}{masked}"
+            colour = _shade(i, len(nets) + 1)
+            axes.plot(at, [row["robust_accuracy"] for row in curve], marker=".", color=colour, label=name)
+            axes.fill_between(
+                at, [row["low"] for row in curve], [row["high"] for row in curve], color=colour, alpha=0.15, linewidth=0
+            )
+        axes.axhline(rows[0]["majority"], color="black", linestyle=":", linewidth=1, label="one answer for all")
+        axes.set(xlabel=f"{norm}{', grey levels of 255' if norm == 'linf' else ''}", ylim=(0, 1), title=norm)
+    panels[0].legend(fontsize=6)
     return _png(figure)
 
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from defenses.victim import load_victim
 from models import MODELS
-from models.checkpoint import ModelCard, load, versions
+from models.checkpoint import ModelCard, versions
 from models.data_checks import suspects
 from models.doctor import CHECKS, Diagnosis, diagnose
 from models.evidence import Evidence, Split, examine
@@ -197,7 +197,7 @@ def _cell(path: Path, index: int, faces: Faces) -> Training:
     cell = recorded(path)[1]["cells"][index]
     result = read_json(_folder(path, index) / RESULT)
     if result["status"] in TRAINED:
-        net, card = load(_folder(path, index))
+        net, card = load_victim(_folder(path, index))
         return Training(_name(index), card, net, cell, result)
     card = ModelCard(
         net=cell["net"],
@@ -255,7 +255,7 @@ def _evidence(training: Training, faces: Faces, quick: bool, on_step: Callable[[
         absent |= known.pop("absent")
     if cell is None:
         absent["lr"] = "how the net was trained is not known"
-    if quick or training.card.net not in MODELS:
+    if quick or training.card.net not in MODELS or training.card.defence:
         absent["rates"] = "left out by --quick" if quick else "a net of this kind cannot be trained anew"
     else:
         known["rates"] = _rates(training, splits["train"], on_step)

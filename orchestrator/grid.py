@@ -52,6 +52,7 @@ PARAMETERS = {
     **NET_PARAMETERS,
     **FIT_PARAMETERS,
     "train_size": Parameter(int, "training images used", "all", least=1),
+    "defense": Parameter(str, "none, jumprelu:kappa=0.1, ...: behind which it is attacked, too", "-"),
     "seed": Parameter(int, "of all that is drawn", "0"),
 }
 
@@ -73,7 +74,7 @@ def cells(grid: Grid | Sequence[Grid]) -> list[dict[str, Any]]:
     alike are one.
 
     Raises:
-        UserError: an unknown parameter or net, a parameter without a value, or a value of the wrong kind.
+        UserError: an unknown parameter, net or defence, a parameter without a value, or a value of the wrong kind.
     """
     found: list[dict[str, Any]] = []
     for part in [grid] if isinstance(grid, Mapping) else grid:
@@ -84,12 +85,17 @@ def cells(grid: Grid | Sequence[Grid]) -> list[dict[str, Any]]:
 
 
 def _product(grid: Grid) -> Iterator[dict[str, Any]]:
+    from defenses import parse, text_of
     from models import MODELS
 
     whole = DEFAULTS | {name: checked(name, values) for name, values in grid.items()}
     for net in whole["net"]:
         if net not in MODELS:
             raise UserError(f"no net is called '{net}'; known are: {', '.join(MODELS)}")
+    try:
+        whole |= {"defense": [text_of(parse(text)) for text in whole["defense"]]} if "defense" in whole else {}
+    except ValueError as wrong:
+        raise UserError(f"the grid's 'defense': {wrong}") from None
     for values in product(*whole.values()):
         cell = dict(zip(whole, values, strict=True))
         has = inspect.signature(MODELS[cell["net"]]).parameters

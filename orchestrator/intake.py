@@ -5,6 +5,7 @@ faces/held_out/0000.parquet                                      those that the 
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,13 +98,14 @@ def take_in(
         unlabelled=True,
         known=known if generation else None,
     )
-    labels, by, splits = faces.labels.copy(), np.full(len(faces), None, object), faces.splits.copy()
+    labels, splits = faces.labels.copy(), faces.splits.copy()
+    by: list[str | None] = [None] * len(faces)
     without = labels < 0
     if label_by and without.any():
         net, judge = load_victim(label_by)
         _must_agree(judge, card, label_by)
         labels[without] = logits_of(net, faces.images[without]).argmax(1).numpy()
-        by[without], splits[without] = judge.sha256, "train"
+        by, splits[without] = [judge.sha256 if one else None for one in without], "train"
     taken = {split: np.flatnonzero((labels >= 0) & (splits == split)) for split in SPLITS}
     new: dict[str, Any] = {split: len(rows) for split, rows in taken.items()}
     new["labelled_by_net"] = int(without.sum()) if label_by else 0
@@ -120,7 +122,8 @@ def take_in(
         if len(rows):
             _write(run / "faces" / split / f"{generation:04d}.parquet", faces, rows, labels, by, card)
     judged_on = held(run, "validation", card)
-    _write_held_out(run, generation, judged_on, held_out, card)
+    rows = np.sort(shuffled(judged_on)[:held_out])
+    _write(held_out_table(run, generation), judged_on, rows, judged_on.labels, [None] * len(judged_on), card)
     return new
 
 
@@ -134,18 +137,18 @@ def shuffled(faces: Held) -> np.ndarray:
     return np.random.default_rng(0).permutation(len(faces))
 
 
-def _write_held_out(run: Path, generation: int, faces: Held, count: int, card: ModelCard) -> None:
-    rows = np.sort(shuffled(faces)[:count])
-    columns = {
-        "name": [faces.names[row] for row in rows],
-        "label": [card.classes[faces.labels[row]] for row in rows],
-        "labelled_by": [None] * len(rows),
-        "image": [encode_png(faces.images[row]) for row in rows],
-    }
-    write_table(held_out_table(run, generation), pa.table(columns, schema=FACES), group_rows=512)
+def sample(run: Path, count: int, seed: Sequence[int], target: Path) -> None:
+    """Write a table of so many of the training faces that the run has taken in, drawn by the seed; or of all."""
+    files = sorted((run / "faces" / "train").glob("*.parquet"))
+    faces = pa.concat_tables([pq.read_table(file, partitioning=None) for file in files])
+    rows = np.sort(np.random.default_rng(seed).permutation(len(faces))[:count])
+    write_table(target, faces.take(rows), group_rows=512)
 
 
-def _write(path: Path, faces: Faces, rows: np.ndarray, labels: np.ndarray, by: np.ndarray, card: ModelCard) -> None:
+def _write(
+    path: Path, faces: Faces | Held, rows: np.ndarray, labels: np.ndarray, by: Sequence[str | None], card: ModelCard
+) -> None:
+    """Those rows of the faces, their labels given anew and the net that gave each, as a table."""
     columns = {
         "name": [str(faces.names[row]) for row in rows],
         "label": [card.classes[labels[row]] for row in rows],

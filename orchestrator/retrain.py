@@ -45,6 +45,7 @@ class RetrainConfig:
         attacks: by which the rounds attack the training faces. norm: which of their norms, where not the usual one.
         eps, epochs, lr: None: as in `USUAL`. eps is the Linf budget of these attacks, where they take one, of the
             methods, and of the judges.
+        attack_faces: so many training faces are attacked in a round, others in each; None: all.
         within: L2 distance within which the share of faces that a fresh minimal attack fools is recorded.
         held_out: validation faces that each net is judged on.
         max_clean_drop: a net that costs that much clean accuracy is not put in use.
@@ -70,6 +71,7 @@ class RetrainConfig:
     label_by: str | None = None
     seed: int = 0
     threads: int | None = None
+    attack_faces: int | None = None
     rules: Rules = field(default_factory=Rules)
 
 
@@ -256,7 +258,16 @@ def _rounds(
             )
             used = attacks if rows and config.method == ROUNDS else {}
             row = run_round(
-                out, number, generation, recipe, used, console, eps=config.eps, within=config.within, address=address
+                out,
+                number,
+                generation,
+                recipe,
+                used,
+                console,
+                eps=config.eps,
+                within=config.within,
+                attack_faces=config.attack_faces,
+                address=address,
             )
             rows.append(row)
             write_rounds(out)
@@ -308,6 +319,8 @@ def _check(config: RetrainConfig) -> None:
         raise UserError(f"--eps {config.eps:g} is no budget: expected a share of the grey levels in (0, 1], as 8/255")
     if config.method != ROUNDS and config.rules.rounds != 1:
         raise UserError(f"--method {config.method} attacks in each batch and is a single round; leave --rounds out")
+    if config.attack_faces is not None and (config.method != ROUNDS or config.attack_faces < 1):
+        raise UserError("--attack-faces is a number of training faces, from 1 up, of a retraining by --method rounds")
     try:
         for name in config.attacks:
             training_attack(name, 0.0, config.norm)
@@ -321,7 +334,9 @@ def _check(config: RetrainConfig) -> None:
 
 def _must_be_same(record: dict[str, Any], config: RetrainConfig, card: ModelCard, out: Path) -> None:
     holds, otherwise = f"'{out}' holds a run", f"choose another --out, or go on with it: dxray retrain --resume '{out}'"
-    must_be_asked_alike(record["config"], asdict(config), holds, otherwise, but={"model", "label_by", "threads"})
+    must_be_asked_alike(
+        asdict(config_of(record)), asdict(config), holds, otherwise, but={"model", "label_by", "threads"}
+    )
     if record["net_sha256"] != card.sha256:
         raise UserError(f"{holds} that began with another net than '{config.model}' is; {otherwise}")
 

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 EXAMPLE = "dxray retrain --data utkface:faces/ --model runs/sweep --rounds 4 --out runs/retrain"
 OUT = Path("runs/retrain")
 RULES = ("rounds", "min_changed", "min_distance", "patience", "max_images", "max_seconds")
-ASKED = ("data", "model", "label", "method", "norm", "eps", "within", "epochs", "lr", "batch_size", "held_out")
+ASKED = ("data", "model", "label", "method", "norm", "eps", "within", "epochs", "lr", "batch_size")
+FACES = ("held_out", "attack_faces")
 
 
 def add_options(made: argparse.ArgumentParser) -> None:
@@ -40,8 +41,9 @@ def add_options(made: argparse.ArgumentParser) -> None:
         help="rounds: attack, then learn from what fooled; fgsm, nfgsm, pgd, free, trades: in each batch (rounds)",
     )
     method.add_argument("--attack", nargs="+", metavar="NAME", help="of the rounds, as for attack (dx)")
+    method.add_argument("--attack-faces", type=int, metavar="N", help="so many training faces in each round (all)")
     method.add_argument("--norm", help="of these attacks: l2, linf, l1, l0 (that of each)")
-    method.add_argument("--eps", type=_share, help="Linf budget of attacks, methods and judges (2/255; methods 8/255)")
+    method.add_argument("--eps", type=budget, help="Linf budget of attacks, methods and judges (2/255; methods 8/255)")
     method.add_argument("--epochs", type=int, help="of the training in a round (3; of the methods 12)")
     method.add_argument("--lr", type=float, help="highest learning rate (0.001; of the methods 0.003)")
     method.add_argument("--batch-size", type=int, help="(64)")
@@ -168,7 +170,7 @@ def _config(options: argparse.Namespace) -> Any:
 
     if not options.model:
         raise UserError("a retraining needs --model: the net to begin with, a checkpoint or a sweep's folder")
-    given = {name: value for name in ASKED if (value := getattr(options, name)) is not None}
+    given = {name: value for name in (*ASKED, *FACES) if (value := getattr(options, name)) is not None}
     rules = {name: value for name in RULES if (value := getattr(options, name)) is not None}
     if given.get("method", ROUNDS) != ROUNDS:
         if options.attack:
@@ -187,10 +189,13 @@ def _config(options: argparse.Namespace) -> Any:
     )
 
 
-def _share(text: str) -> float:
+def budget(text: str) -> float:
     """`0.03`, or `8/255`."""
     above, slash, below = text.partition("/")
-    return float(above) / float(below) if slash else float(above)
+    try:
+        return float(above) / float(below) if slash else float(above)
+    except ZeroDivisionError:
+        raise ValueError(text) from None
 
 
-_share.__name__ = "number"  # what argparse calls it
+budget.__name__ = "number"  # what argparse calls it

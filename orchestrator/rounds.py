@@ -1,12 +1,12 @@
 """One round of a retraining: the attack on the net before, the net that learns from it, and what that net withstands.
 
-A round's folder is its memory, `rounds/0001/`: `attack/NAME/` (a run of the batch attack for each attack), then
+A round's folder is its memory, `rounds/0001/`: `sample.parquet` where not all training faces are
+attacked, `attack/NAME/` (a run of the batch attack for each attack), then
 `joined.parquet` (what of it joined the training), `fit/`, `net/`, `judged/NAME/`, and at the end `round.json`, its row.
 What has its file is not done again.
 """
 
 import math
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from inspect import signature
@@ -20,8 +20,9 @@ from attacks import find
 from models.checkpoint import CARD, WEIGHTS, net_of_round
 from orchestrator.batch_attack import AttackConfig, attack
 from orchestrator.console import Console
-from orchestrator.intake import held_out_table
+from orchestrator.intake import held_out_table, sample
 from orchestrator.round_fit import Recipe, on_a_worker
+from orchestrator.stages import timed
 from orchestrator.store import column, read_json, read_rows, replace_folder, write_json, write_table
 
 ROW, TIMING = "round.json", "timing.json"
@@ -88,6 +89,7 @@ def run_round(
     *,
     eps: float,
     within: float,
+    attack_faces: int | None = None,
     address: str | None,
 ) -> dict[str, Any]:
     """The row of a round, as in `rounds.parquet`; what of it was done before a kill is not done again.
@@ -96,6 +98,7 @@ def run_round(
         attacks: on the parent: name -> options. None for a net that is only measured, or for the methods that attack in
             each batch.
         eps: Linf budget of the judges. within: the L2 distance at which `fooled_within` counts.
+        attack_faces: so many training faces are attacked, others in each round; None: all.
 
     Raises:
         UserError: an attack or the training cannot be done.
@@ -111,10 +114,13 @@ def run_round(
     row["unseen"] = [name for name in JUDGES if name not in attacks]
     if attacks:
         with _timed(folder, clock, "attack"):
-            train = f"parquet:{run / 'faces' / 'train'}"
+            train = run / "faces" / "train"
+            if attack_faces is not None:
+                train = folder / "sample.parquet"
+                sample(run, attack_faces, (recipe.seed, number), train)
             for name, options in attacks.items():
                 asked = AttackConfig(
-                    [train], str(parent), attack=name, options=dict(options), seed=recipe.seed, png=False
+                    [f"parquet:{train}"], str(parent), attack=name, options=dict(options), seed=recipe.seed, png=False
                 )
                 attack(asked, folder / "attack" / name, console, address=address)
             row |= _joined(folder, number, list(attacks))
@@ -232,9 +238,8 @@ def _folder(run: Path, number: int) -> Path:
 
 @contextmanager
 def _timed(folder: Path, clock: dict[str, float], stage: str) -> Iterator[None]:
-    started = time.perf_counter()
     try:
-        yield
+        with timed(clock, stage):
+            yield
     finally:
-        clock[stage] += time.perf_counter() - started
         write_json(folder / TIMING, clock)

@@ -8,7 +8,6 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -30,6 +29,7 @@ from models.images import decode, encode_png
 from orchestrator.contents import Content, contents
 from orchestrator.inputs import Input
 from orchestrator.object_store import Place
+from orchestrator.stages import timed
 from orchestrator.store import TRIPLE, write_image, write_part, write_table
 
 STAGES = ("start", "decode", "attack", "save", "score", "store")  # of a shard, each with its seconds in timing/
@@ -81,9 +81,9 @@ def attack_shard(
     torch.set_num_threads(job.threads)  # Ray tells the limit by OMP_NUM_THREADS, which torch read before it was set
     clock = dict.fromkeys(STAGES, 0.0)
     began = time.time()
-    with _timed(clock, "start"):
+    with timed(clock, "start"):
         net, card = restored(card_bytes, weights, device)
-    with _timed(clock, "decode"):
+    with timed(clock, "decode"):
         found = list(contents(inputs, card))
     rows = [_row(item, content, card) for item, content in zip(inputs, found, strict=True)]
     readable = [i for i, row in enumerate(rows) if row["status"] is None]
@@ -94,7 +94,7 @@ def attack_shard(
             [inputs[i].triple for i in readable],
         )
         _attack_all(net, card, job, work, clock)
-    with _timed(clock, "store"):
+    with timed(clock, "store"):
         write_part(piece or part(job.out, index), rows)
     if piece is None:
         _write_timing(job, index, len(rows), began, clock)
@@ -132,7 +132,7 @@ def _attack_all(net: nn.Module, card: ModelCard, job: Job, work: Work, clock: di
     A row depends on its own image alone, so that halving changes none.
     """
     try:
-        with _timed(clock, "attack"):
+        with timed(clock, "attack"):
             labels, targets = _aims(net, card, work, job.target)
             modified, ledger = _attacked(net, job, work.originals, labels, targets)
     except Exception as wrong:
@@ -143,17 +143,10 @@ def _attack_all(net: nn.Module, card: ModelCard, job: Job, work: Work, clock: di
         for half in work.halves():
             _attack_all(net, card, job, half, clock)
         return
-    with _timed(clock, "save"):
+    with timed(clock, "save"):
         saved = _saved(job, work, modified)
-    with _timed(clock, "score"):
+    with timed(clock, "score"):
         _score(net, job, work.rows, saved, labels, targets, ledger)
-
-
-@contextmanager
-def _timed(clock: dict[str, float], stage: str) -> Iterator[None]:
-    started = time.perf_counter()
-    yield
-    clock[stage] += time.perf_counter() - started
 
 
 @lru_cache(maxsize=1)

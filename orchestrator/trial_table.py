@@ -17,6 +17,12 @@ Key = tuple[Any, ...]  # values of some parameters
 ACROSS = ("batch_size", "filters", "dropout")  # what the course's tables have as columns
 LISTED = 5  # nets below such a table
 REASONS = 20
+SHARES = {
+    "validation_accuracy": "validation",
+    "accuracy": "test",
+    "robust_naive": "naive attack",  # made for the net without its defence
+    "robust_adaptive": "adaptive attack",
+}
 
 # How the reasons of a cell begin, and the word for each that fits into a table.
 _WORDS = {"out of memory": "memory", "diverged": "diverged", "timed out": "time", "crashed": "crashed"}
@@ -231,8 +237,13 @@ def _show_list(rows: Sequence[Row], console: Console, heading: str, most: int | 
     ranked = sorted(pivot(rows, ()).groups.values(), key=rank)
     if most:
         ranked = [group for group in ranked if any(row["status"] in TRAINED for row in group)][:most]
-    header = [*names, "parameters", "validation", "test", "seconds", "remark"]
-    lines = [[*(value_text(group[0][name]) for name in names), *_figures(group)] for group in ranked]
+    shares = {
+        name: said
+        for name, said in SHARES.items()
+        if not name.startswith("robust") or any(row.get(name) is not None for row in rows)
+    }
+    header = [*names, "parameters", *shares.values(), "seconds", "remark"]
+    lines = [[*(value_text(group[0][name]) for name in names), *_figures(group, list(shares))] for group in ranked]
     if not any(line[-1] for line in lines):
         header, lines = header[:-1], [line[:-1] for line in lines]
     console.table(heading, header, lines)
@@ -243,7 +254,7 @@ def rank(group: Sequence[Row]) -> float:
     return -float(np.mean([row.get("validation_accuracy") or -1 for row in group]))
 
 
-def _figures(group: Sequence[Row]) -> list[str | None]:
+def _figures(group: Sequence[Row], shares: Sequence[str]) -> list[str | None]:
     trained = [row for row in group if row["status"] in TRAINED]
     said = [
         row["reason"] if row["status"] == "stopped" else f"KO: {row['reason']}" for row in group if row.get("reason")
@@ -253,10 +264,10 @@ def _figures(group: Sequence[Row]) -> list[str | None]:
     failed = any(row["status"] == "KO" for row in group)
     remark = ", ".join(dict.fromkeys(marks + said + pending)) or None
     if not trained:
-        return [None, *(["KO", "KO"] if failed else [None, None]), None, remark]
-    shares = []
-    for name in ("validation_accuracy", "accuracy"):
-        values = [row[name] for row in trained]
+        return [None, *(["KO" if failed else None] * len(shares)), None, remark]
+    told: list[str | None] = []
+    for name in shares:
+        values = [row[name] for row in trained if row.get(name) is not None]
         spread = f" ± {np.std(values, ddof=1):.2%}" if len(values) > 1 else ""
-        shares.append(f"{np.mean(values):.2%}{spread}")
-    return [f"{trained[0]['parameter_count']:,}", *shares, f"{np.mean([r['seconds'] for r in trained]):.0f}", remark]
+        told.append(f"{np.mean(values):.2%}{spread}" if values else None)
+    return [f"{trained[0]['parameter_count']:,}", *told, f"{np.mean([r['seconds'] for r in trained]):.0f}", remark]

@@ -16,6 +16,7 @@ TRAINED = ("ok", "stopped")  # the status of a cell that has a net; else it is "
 
 _ARROW = {int: pa.int64(), float: pa.float64(), bool: pa.bool_(), str: pa.string()}
 _SHARE, _LOSS = "[0, 1]", "nats"
+_LEFT = "of test faces, after APGD of 20 steps at Linf 4/255 on"
 _CELL = column("cell", pa.int32(), "number of the cell, whose folder is cells/NNNN")
 _EPOCH = column("epoch", pa.int32(), "from 1")
 
@@ -36,6 +37,8 @@ TRIALS = pa.schema(
         column("validation_loss", pa.float64(), "cross entropy on the validation split", _LOSS),
         column("train_accuracy", pa.float64(), "of the last epoch, on augmented images, while learning", _SHARE),
         column("loss", pa.float64(), "of the last epoch, on augmented images, labels smoothed", _LOSS),
+        column("robust_naive", pa.float64(), f"{_LEFT} the net without its defence", _SHARE),
+        column("robust_adaptive", pa.float64(), f"{_LEFT} the defended net; null: no `defense` was asked for", _SHARE),
         column("majority_share", pa.float64(), "share of the larger class in the test split", _SHARE),
         column("largest_answer_share", pa.float64(), "share of the answer most often given there", _SHARE),
         column("parameter_count", pa.int64(), "weights of the net"),

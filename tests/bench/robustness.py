@@ -9,14 +9,15 @@ default, with 7 steps; dxray by `METHOD` and `RECIPE`. Each is judged by `robust
 shuffled order; the line of the larger class is what a net reaches that always answers the same. Intervals are
 Wilson's, of 95 %.
 
-Then JumpReLU and the auto-encoder, on the plainly trained net: accuracy of the faces as they are, after an attack that
-does not know the defence (`naive`: APGD on the undefended net) and after one that does (`adaptive`); and what
-`defenses.judging.judged` says of each. Times are of this process: seconds, and minutes of processor time.
+Then what `dxray robustness` says: of both nets, and of the plainly trained one behind JumpReLU at several thresholds,
+behind an auto-encoder, fewer grey levels and JPEG. Times are of this process: seconds, and minutes of processor time.
 """
 
 import argparse
+import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,19 +26,18 @@ import numpy as np
 import torch
 from torch import nn
 
-from attacks.apgd import apgd
 from attacks.fgsm import fgsm
 from attacks.lattice import from_levels
 from attacks.pgd import pgd
 from attacks.query import Query
 from attacks.robust import robust
-from defenses import defended
 from defenses.adversarial_training import adversarial, collapsed, guard
-from defenses.denoising_autoencoder import gaussian, reconstruction
-from defenses.judging import accuracies, interval, judged, trade_off
+from defenses.judging import interval
 from models.checkpoint import ModelCard, save
 from models.faces import read
 from models.train import fit
+from orchestrator.console import Console
+from orchestrator.robustness import RobustnessConfig, robustness, show
 from tests.bench import peers
 
 Labelled = tuple[np.ndarray, np.ndarray]  # uint8 images (N, C, H, W) and int64 labels (N,)
@@ -47,7 +47,13 @@ PLAIN: dict[str, Any] = {"batch_size": 64, "lr": 3e-3, "strength": 0.5, "average
 RECIPE: dict[str, Any] = {"batch_size": 64, "lr": 3e-3, "strength": 0.4, "average": 0.997}
 METHOD: dict[str, Any] = {"method": "fgsm", "eps": 8 / 255, "least": 0.4}
 EPS = (4 / 255, 8 / 255)
-KAPPAS = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8)
+DEFENCES = [
+    "none",
+    *(f"jumprelu:kappa={kappa}" for kappa in (0.05, 0.1, 0.2, 0.4)),
+    "denoising_autoencoder",
+    "bit_depth:bits=3",
+    "jpeg:quality=50",
+]
 HELD_OUT = 256  # validation faces that the guard watches
 
 
@@ -123,53 +129,18 @@ def show_robustness(name: str, net: nn.Module, images: np.ndarray, labels: np.nd
     print(f"  {name:14} " + "  ".join(f"{cell:>22}" for cell in left) + f"  {cost}", flush=True)
 
 
-def show_defences(
-    net: nn.Module, train: Labelled, images: np.ndarray, labels: np.ndarray, epochs: int, queries: int
-) -> None:
-    """Of the undefended `net` behind JumpReLU at several thresholds, and behind an auto-encoder."""
-    attack = partial(apgd, eps=min(EPS), steps=20)
-    print(f"{'defence':28} {'clean':>7} {'naive':>7} {'adaptive':>9}   (Linf 4/255, {len(labels)} faces)")
-    settings = [{"kappa": kappa} for kappa in KAPPAS]
-    for row in trade_off(net, images, labels, attack=attack, defence="jumprelu", settings=settings):
-        show_line(f"jumprelu, kappa {row['kappa']:g}", row)
-    naive = attack(net, from_levels(torch.from_numpy(images)), torch.from_numpy(labels))
-    for name, noises in (
-        ("gaussian", [gaussian(0.1)]),
-        ("gaussian and adversarial", [gaussian(0.1), partial(pgd, eps=max(EPS), steps=4, batch=64)]),
-    ):
-        torch.manual_seed(0)
-        behind = defended(net, "denoising_autoencoder")
-        fit(behind, *train, epochs=epochs, lr=3e-3, objective=reconstruction(*noises))
-        show_line(f"auto-encoder, {name}", accuracies(behind, images, labels, naive=naive, attack=attack))
-        show_judged(behind, net, images, labels, queries)
-
-
-def show_line(name: str, row: dict[str, Any]) -> None:
-    print(f"{name:28} {row['clean']:7.1%} {row['naive']:7.1%} {row['adaptive']:9.1%}", flush=True)
-
-
-def show_judged(net: nn.Module, undefended: nn.Module, images: np.ndarray, labels: np.ndarray, queries: int) -> None:
-    budgets = [("linf", eps) for eps in EPS]
-    for row in judged(net, images, labels, plain=undefended, budgets=budgets, queries=queries)[1:]:
-        print(
-            f"  at {row['eps'] * 255:g}/255: {row['robust_accuracy']:.1%} left (white box {row['white_box']:.1%}, "
-            f"transfer {row['transfer']:.1%}, gradient-free {row['gradient_free']:.1%}; larger class "
-            f"{row['majority']:.1%}){'; its gradients are MASKED' if row['masked'] else ''}",
-            flush=True,
-        )
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="labelled faces, as `dxray sweep --data` takes them")
     parser.add_argument("--peers", type=Path, help="folder that the peers were installed into")
     parser.add_argument("--epochs", type=int, default=24, help="of each adversarial training (24)")
     parser.add_argument("--plain-epochs", type=int, default=12, help="of the plain training (12)")
-    parser.add_argument("--encoder-epochs", type=int, default=4, help="of each auto-encoder (4)")
     parser.add_argument("--train-size", type=int, help="only so many training faces")
     parser.add_argument("--count", type=int, default=512, help="test faces that are attacked (512)")
     parser.add_argument("--queries", type=int, default=1000, help="answers a face of the gradient-free attack (1,000)")
-    parser.add_argument("--out", type=Path, help="keep the nets in this folder, and go on with a training begun there")
+    parser.add_argument(
+        "--out", type=Path, help="keep nets and figures in this folder, and go on with a training begun there"
+    )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
@@ -192,11 +163,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         theirs, theirs_cost = timed(lambda: by_art(card, train, options.epochs))
         show_robustness("ART", theirs, images, labels, options.queries, theirs_cost)
     print(f"  larger class   {np.bincount(labels).max() / len(labels):22.1%}  at any budget, n = {len(labels)}")
-    show_judged(ours, undefended, images, labels, options.queries)
-    if options.out:
-        save(ours, card, options.out / "hardened")
-        save(undefended, card, options.out / "plain")
-    show_defences(undefended, train, images, labels, options.encoder_epochs, options.queries)
+    with nullcontext(options.out) if options.out else tempfile.TemporaryDirectory() as folder:
+        nets = {name: str(Path(folder, name)) for name in ("plain", "hardened")}
+        save(undefended, card, nets["plain"])
+        save(ours, card, nets["hardened"])
+        console = Console()
+        for name, models, defenses in (("nets", [*nets.values()], None), ("defences", [nets["plain"]], DEFENCES)):
+            asked = RobustnessConfig(
+                models, options.data, defenses=defenses, linf=EPS, count=options.count, queries=options.queries
+            )
+            show(robustness(asked, Path(folder, name), console), console)
 
 
 if __name__ == "__main__":

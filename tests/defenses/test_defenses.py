@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from attacks.lattice import from_levels
 from attacks.pgd import pgd
-from defenses import DEFENSES, defended
+from defenses import DEFENSES, TAUGHT, defended, parse, text_of
 from defenses.denoising_autoencoder import Denoised, gaussian, reconstruction
 from defenses.front import InFront
 from defenses.jumprelu import JumpReLU
-from defenses.victim import load_victim, restore
+from defenses.victim import behind, load_victim, restore
 from models import MODELS, build
 from models.batches import to_device
 from models.checkpoint import CARD, CheckpointError, ModelCard, load, read, save
@@ -150,6 +150,48 @@ def test_a_card_with_a_defence_that_is_none_is_refused(defence: dict[str, Any], 
 def test_what_is_no_defence_is_refused(asked: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         defended(small_net(), **asked)
+
+
+def test_a_defence_is_named_with_its_parameters(name: str) -> None:
+    for asked in (name, f"{name}:{','.join(f'{key}={value}' for key, value in STRONG[name].items())}"):
+        found = parse(asked, channels=3)
+        assert parse(text_of(found), channels=3) == found
+    assert found["parameters"].items() >= STRONG[name].items()
+    assert (name == "denoising_autoencoder") == (found["parameters"].get("channels") == 3)
+    assert (parse("none"), text_of({})) == ({}, "none")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("magic", "no defence is called 'magic'; known are: none, jumprelu"),
+        ("jumprelu:bits=3", "defence jumprelu has no parameter 'bits'; it has: kappa"),
+        ("jumprelu:kappa", "jumprelu: kappa is no number; without it, it is 0.1"),
+        ("jpeg:quality=high", "jpeg: quality=high is no whole number"),
+        ("jpeg:quality=0", "quality=0"),
+        ("denoising_autoencoder:channels=3", "has no parameter 'channels'; it has: filters"),
+    ],
+)
+def test_what_names_no_defence_is_refused(text: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        parse(text)
+
+
+def test_a_net_is_put_behind_a_defence_as_if_it_had_been_saved_so(name: str, images: Tensor, trained: Path) -> None:
+    plain, defence = read(trained), parse(name)
+    assert behind(*plain, {}) == plain
+    if name in TAUGHT:
+        with pytest.raises(ValueError, match="must learn before it defends: `dxray sweep --defense"):
+            behind(*plain, defence)
+        return
+    put = behind(*plain, defence)
+    net, card = restore(*put)
+    assert card.defence == defence
+    assert card.sha256 != load(trained)[1].sha256
+    with torch.no_grad():
+        assert torch.equal(net(images), defended(load(trained)[0], name)(images))
+    with pytest.raises(CheckpointError, match=f"is behind '{name}' already"):
+        behind(*put, defence)
 
 
 def test_jumprelu_needs_a_net_whose_relus_it_sees() -> None:

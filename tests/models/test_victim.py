@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from attacks.checks import Finding, check
+from defenses import defended, parse
+from defenses.victim import behind
 from models import build
 from models.checkpoint import CARD, CheckpointError, load, read
 from models.faces import Faces
@@ -191,6 +193,24 @@ def test_the_folder_of_a_run_holds_the_victim_itself(kind: str, files: dict[str,
     shutil.copy(other(files, kind), tmp_path / payload_name(card_bytes))
     with pytest.raises(CheckpointError, match=r"not the file that model\.json was written for"):
         load_victim(tmp_path)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_is_put_behind_a_defence_that_needs_no_look_into_it(
+    kind: str, files: dict[str, Path], images: Tensor, tmp_path: Path
+) -> None:
+    card_bytes, payload = behind(*read_victim(files[kind]), parse("bit_depth:bits=2"))
+    (tmp_path / CARD).write_bytes(card_bytes)
+    (tmp_path / payload_name(card_bytes)).write_bytes(payload)
+    plain, card = load_victim(files[kind])
+    with pytest.raises(CheckpointError, match="behind the defence 'bit_depth'"):
+        load_victim(tmp_path)
+    found, of_both = load_victim(tmp_path, defend=defended)
+    assert of_both.sha256 != card.sha256
+    with torch.no_grad():
+        assert torch.allclose(found(images[:3]), plain((images[:3] * 3).round() / 3), atol=1e-5)
+    with pytest.raises(ValueError, match="has none that it sees"):
+        behind(*read_victim(files[kind]), parse("jumprelu"))
 
 
 def other(files: dict[str, Path], kind: str) -> Path:

@@ -14,6 +14,8 @@ from PIL import Image
 
 import attacks
 from attacks.query import Answers
+from defenses import defended
+from defenses.victim import load_victim
 from models.checkpoint import ModelCard, load, read, save
 from models.faces import Faces
 from models.images import encode_png
@@ -400,3 +402,44 @@ def test_a_net_of_another_input_is_refused(attacked: Path, tmp_path: Path, conso
     save(card.build(), card, tmp_path / "other")
     with pytest.raises(UserError, match="takes 64x64 grey images, but those"):
         verify(attacked, console, model=str(tmp_path / "other"))
+
+
+def test_a_net_is_attacked_behind_a_defence_which_is_the_runs_own(
+    face_folder: Path, trained: Path, tmp_path: Path, local_ray: None, console: Console
+) -> None:
+    out = tmp_path / "out"
+
+    def asked(defense: str) -> AttackConfig:
+        return AttackConfig([str(face_folder)], str(trained), defense=defense)
+
+    attack(asked("jumprelu:kappa=.3"), out, console)
+    record = store.read_json(out / "attack.json")
+    assert record["config"]["defense"] == "jumprelu:kappa=0.3"
+    _, card = load_victim(out / "model")
+    assert card.sha256 == record["net_sha256"] != load(trained)[1].sha256
+    assert card.defence == {"name": "jumprelu", "parameters": {"kappa": 0.3}}
+    faces = list(face_folder.rglob("*.png"))
+    behind = defended(load(trained)[0], "jumprelu", kappa=0.3)
+    said = {f"{face.parent.name}/{face.name}": predict(behind, card, face).label for face in faces}
+    assert {row["name"]: row["predicted_before"] for row in read_rows(out)} == said
+    assert verify(out, console)["still_fools"] > 5
+    assert attack(asked("jumprelu:kappa=0.3"), out, console)["inputs"] == 10
+    for other in ("none", "jumprelu:kappa=0.2"):
+        with pytest.raises(UserError, match=f"defense 'jumprelu:kappa=0.3', and '{other}' came"):
+            attack(asked(other), out, console)
+
+
+@pytest.mark.parametrize(
+    ("defense", "sentence"),
+    [
+        ("magic", "--defense magic: no defence is called 'magic'"),
+        ("jumprelu:kappa=-1", "--defense jumprelu:kappa=-1: kappa=-1.0: a threshold is not negative"),
+        ("denoising_autoencoder", "must learn before it defends"),
+    ],
+)
+def test_a_defence_that_cannot_be_is_said_before_anything_is_done(
+    defense: str, sentence: str, face_folder: Path, trained: Path, tmp_path: Path, console: Console
+) -> None:
+    with pytest.raises(UserError, match=sentence):
+        attack(AttackConfig([str(face_folder)], str(trained), defense=defense), tmp_path / "out", console)
+    assert not (tmp_path / "out").exists()

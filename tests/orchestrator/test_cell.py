@@ -1,5 +1,6 @@
 """One cell: its result, and a reason for each way in which a training can fail."""
 
+import importlib
 import json
 import re
 import subprocess
@@ -11,12 +12,14 @@ import numpy as np
 import pytest
 import torch
 
+import orchestrator.cell
+from defenses.victim import load_victim
 from models import build
 from models.checkpoint import load
 from models.cost import training_bytes
 from models.faces import Faces
-from models.train import evaluate, has_fast_bf16
-from orchestrator.cell import RESULT, STATE, train_cell
+from models.train import evaluate, fit, has_fast_bf16
+from orchestrator.cell import RESULT, STATE, TAUGHT_STATE, train_cell
 from orchestrator.trials import trial_row
 
 CELL: dict[str, Any] = {
@@ -88,6 +91,47 @@ def test_a_training_that_fails_is_a_result_with_its_reason(
     assert result["status"] == "KO"
     assert result["reason"].startswith(reason)
     assert json.loads((tmp_path / RESULT).read_text()) == result
+
+
+def test_a_cell_with_a_defence_is_measured_behind_it_and_attacked(
+    data: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(orchestrator.cell, "WITHIN", ("linf", 24 / 255))  # these pictures are easy
+    asked = CELL | {"epochs": 3}
+    plain = train_cell(asked | {"defense": "none"}, data, tmp_path / "plain")
+    assert plain["robust_naive"] == plain["robust_adaptive"] < plain["accuracy"]
+    assert "robust_naive" not in train_cell(asked, data, tmp_path / "cell")
+    blocked = train_cell(asked | {"defense": "jumprelu:kappa=1000000.0"}, data, tmp_path / "blocked")
+    # One answer for all, which the measures of the training did not know of.
+    shares = [np.bincount(data[split][1], minlength=2) / len(data[split][1]) for split in ("test", "validation")]
+    assert blocked["accuracy"] == blocked["robust_adaptive"] == blocked["robust_naive"]
+    assert blocked["accuracy"] in shares[0]
+    assert blocked["validation_accuracy"] in shares[1]
+    assert load_victim(tmp_path / "blocked")[1].defence["parameters"] == {"kappa": 1e6}
+
+
+def test_a_defence_that_learns_goes_on_where_it_was_killed(
+    data: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = CELL | {"defense": "denoising_autoencoder:filters=4", "train_size": 64}
+    whole = train_cell(asked, data, tmp_path / "whole")
+    assert whole["robust_naive"] is not None
+
+    class Killed(BaseException):
+        pass
+
+    def kill(row: dict[str, Any]) -> None:
+        if row["epoch"] == 2:
+            raise Killed
+
+    with monkeypatch.context() as patched:
+        module = importlib.import_module("defenses.denoising_autoencoder")
+        patched.setattr(module, "fit", lambda *given, **named: fit(*given, **named, on_epoch=kill))
+        with pytest.raises(Killed):
+            train_cell(asked, data, tmp_path / "killed")
+    assert (tmp_path / "killed" / TAUGHT_STATE).exists()
+    assert train_cell(asked, data, tmp_path / "killed")["sha256"] == whole["sha256"]
+    assert not (tmp_path / "killed" / TAUGHT_STATE).exists()
 
 
 LIMITED = """

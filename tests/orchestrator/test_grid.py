@@ -43,11 +43,18 @@ def test_what_differs_is_what_a_table_shows() -> None:
     assert varied(cells({"net": ["densenet"], "filters": [4, 8], "epochs": [1]})) == ["filters"]
 
 
+def test_a_defence_has_one_form() -> None:
+    found = cells({"net": "convnet", "filters": 8, "defense": ["none", "jumprelu", "jumprelu:kappa=.10", "jpeg"]})
+    assert [cell["defense"] for cell in found] == ["none", "jumprelu:kappa=0.1", "jpeg:quality=50"]
+    assert "defense" not in cells({"net": "convnet", "filters": 8})[0]
+
+
 @pytest.mark.parametrize(
     ("grid", "sentence"),
     [
         ({"colour": [1]}, "no parameter 'colour'; known are: net"),
         ({"net": ["alexnet"]}, "no net is called 'alexnet'"),
+        ({"defense": "magic"}, "the grid's 'defense': no defence is called 'magic'; known are: none, jumprelu"),
         ({"filters": []}, "no value for 'filters'"),
         ({"filters": None}, "no value for 'filters'"),
         ({"filters": ["many"]}, "'filters' must be a whole number from 1 up, and 'many' came"),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -15,6 +16,7 @@ from models.checkpoint import CheckpointError, load
 from models.faces import Faces
 from models.images import encode_png
 from orchestrator.console import Console
+from orchestrator.intake import sample
 from orchestrator.retrain import RetrainConfig, retrain
 from orchestrator.stop_rules import Rules
 from orchestrator.store import locked, read_json
@@ -101,6 +103,25 @@ def test_a_round_attacks_learns_and_judges_and_leaves_its_lineage(
     assert load_victim(out)[1].sha256 == rows[result["current"]]["net_sha256"]
     with pytest.raises(CheckpointError, match="has no net of a round 9; its rounds are 0 to 1"):
         load_victim(f"{out}#round=9")
+
+
+def test_each_round_draws_other_faces_to_attack_and_the_same_when_done_again(
+    begun: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    out, _ = begun
+
+    def drawn(count: int, *seed: int) -> pa.Table:
+        sample(out, count, seed, tmp_path / "sample.parquet")
+        return pq.read_table(tmp_path / "sample.parquet")
+
+    train = pq.read_table(out / "faces/train/0000.parquet")
+    first = drawn(20, 0, 1)
+    assert first.equals(drawn(20, 0, 1))
+    assert not first.equals(drawn(20, 0, 2))
+    known = {row["name"]: row for row in train.to_pylist()}
+    assert len({row["name"] for row in first.to_pylist()}) == 20
+    assert all(known[row["name"]] == row for row in first.to_pylist())
+    assert drawn(10**6, 0, 1).equals(train)
 
 
 def test_new_faces_begin_a_generation_and_nothing_new_says_so(
@@ -197,9 +218,10 @@ def test_a_round_whose_attack_finds_nothing_ends_the_run_with_the_net_it_had(
 ) -> None:
     out = tmp_path / "run"
     words = ["--data", f"folder:{inbox}", "--model", trained, "--attack", "fgsm", "--eps", "0.0001/255"]
+    words += ["--attack-faces", 20]
     code, said, wrong = dxray("retrain", *words, "--out", out)
     assert code == 0, wrong
-    assert "stopped after round 1: the attack fools the net on none of" in said
+    assert "stopped after round 1: the attack fools the net on none of 20 training faces" in said
     before, after = pq.read_table(out / "rounds.parquet").to_pylist()
     assert (after["fooled"], after["epochs"], after["changed"]) == (0, 0, 0.0)
     assert after["net_sha256"] == before["net_sha256"] == load_victim(f"{out}#round=1")[1].sha256
@@ -227,6 +249,8 @@ def test_a_method_that_attacks_in_each_batch_is_one_round(
         (["--method", "magic"], "no method is called 'magic'; known are: rounds, fgsm"),
         (["--attack", "magic"], "unknown attack 'magic'"),
         (["--attack", "dx", "apgd", "square"], "nothing is left to judge by that was not trained on"),
+        (["--attack-faces", "0"], "--attack-faces is a number of training faces, from 1 up"),
+        (["--attack-faces", "9", "--method", "pgd"], "of a retraining by --method rounds"),
         (["--eps", "2"], "--eps 2 is no budget"),
         (["--rounds", "0"], "at least 1 round"),
         (["--method", "pgd", "--attack", "dx"], "leave --attack out"),

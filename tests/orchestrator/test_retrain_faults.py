@@ -1,6 +1,7 @@
-"""Retrainings whose process is killed: started again they end as if nothing had happened."""
+"""A retraining whose process is killed, again and again: started again it ends as if nothing had happened."""
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -10,55 +11,63 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from orchestrator import promotion
+from orchestrator.store import read_json, write_json
+
 CODE = Path(__file__).resolve().parents[2]
 
 
-def command(*words: object) -> list[str]:
-    return [sys.executable, "-m", "orchestrator.cli", "retrain", *map(str, words)]
-
-
-def settings() -> dict[str, object]:
-    return {"cwd": CODE, "env": os.environ | {"PYTHONPATH": str(CODE), "RAY_USAGE_STATS_ENABLED": "0"}}
-
-
-def run(*words: object) -> None:
-    ended = subprocess.run(command(*words), capture_output=True, text=True, timeout=280, check=False, **settings())  # type: ignore[call-overload]
-    assert ended.returncode == 0, ended.stderr[-4000:]
-
-
 def killed_once(there: Callable[[], bool], *words: object) -> None:
-    """Start the command, and kill it as soon as `there`."""
-    with subprocess.Popen(
-        command(*words), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **settings()
-    ) as driver:  # type: ignore[call-overload]
+    """Start the command in a process of its own, with a Ray of its own, and kill it as soon as `there`."""
+    command = [sys.executable, "-m", "orchestrator.cli", "retrain", *map(str, words)]
+    env = os.environ | {"PYTHONPATH": str(CODE), "RAY_USAGE_STATS_ENABLED": "0"}
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(command, cwd=CODE, env=env, **quiet) as driver:  # type: ignore[call-overload]
         deadline = time.monotonic() + 240
         while not there() and driver.poll() is None and time.monotonic() < deadline:
             time.sleep(0.01)
         assert driver.poll() is None, "it was over before it was killed"
+        assert there(), "it did not come so far in time"
         driver.kill()
+
+
+def put_back(run: Path, copy: Path) -> None:
+    """Copy a run of one round as it was when only the measures of the net that it begins with were done."""
+    shutil.copytree(run, copy, symlinks=True)
+    shutil.rmtree(copy / "rounds" / "0001")
+    (copy / "rounds.parquet").unlink()
+    promotion.use(copy, 0)
+    record = read_json(copy / "retrain.json")
+    record["generations"] = [{name: record["generations"][0][name] for name in ("new", "first_round", "parent_round")}]
+    record.pop("changes", None)
+    write_json(copy / "retrain.json", record)
 
 
 @pytest.mark.timeout(900)
 def test_killed_in_attack_fit_and_judging_the_rounds_are_the_same(
-    face_table: Path, trained: Path, tmp_path: Path
+    face_table: Path, trained: Path, tmp_path: Path, local_ray: None, dxray: Callable[..., tuple[int, str, str]]
 ) -> None:
-    asked = ["--data", f"parquet:{face_table}", "--model", trained, "--rounds", 1, "--held-out", 60, "--epochs", 20]
-    run(*asked, "--out", tmp_path / "whole")
+    """One round, killed three times, beside the same that nobody killed, by the Ray that is at hand."""
+    asked = ["--data", f"parquet:{face_table}", "--model", trained, "--rounds", 1, "--epochs", 8]
+    asked += ["--attack-faces", 40, "--held-out", 20]
+    assert dxray("retrain", *asked, "--out", tmp_path / "whole")[0] == 0
 
     out = tmp_path / "out"
+    put_back(tmp_path / "whole", out)
     first = out / "rounds" / "0001"
     attack, fit, judged = first / "attack" / "dx", first / "fit", first / "judged" / "square"
-    killed_once((attack / "attack.json").exists, *asked, "--out", out)
+    killed_once((attack / "attack.json").exists, "--resume", out)
     assert not (first / "joined.parquet").exists()
     killed_once((fit / "state.safetensors").exists, "--resume", out)
     assert not (fit / "result.json").exists()
     killed_once((judged / "attack.json").exists, "--resume", out)
     assert (fit / "result.json").exists()
     assert not (first / "round.json").exists()
-    run(*asked, "--out", out)  # the same command goes on, too
+    assert dxray("retrain", *asked, "--out", out)[0] == 0  # the same command goes on, too
 
-    one, other = (pq.read_table(folder / "rounds.parquet") for folder in (out, tmp_path / "whole"))
-    assert one.num_rows == 2
-    assert one.equals(other)
-    for table in ("joined.parquet",):
-        assert pq.read_table(first / table).equals(pq.read_table(tmp_path / "whole" / "rounds" / "0001" / table))
+    for table in ("rounds.parquet", "rounds/0001/sample.parquet", "rounds/0001/joined.parquet"):
+        one, other = (pq.read_table(folder / table) for folder in (out, tmp_path / "whole"))
+        assert one.num_rows
+        assert one.equals(other), table
+    assert pq.read_table(out / "rounds.parquet")["attacked"].to_pylist() == [None, 40]
+    assert promotion.in_use(out) == promotion.in_use(tmp_path / "whole")
