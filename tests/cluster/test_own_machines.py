@@ -185,7 +185,7 @@ def test_behind_the_firewall_nothing_but_ssh_is_reached_from_elsewhere(cluster: 
     own = ", ".join(machine.address for machine in machines)
     (cluster.folder / "shared" / "firewall.nft").write_text(rules.replace(shipped, own))
     for machine in machines:
-        ports = [line.split()[3].rpartition(":")[2] for line in machine.run("ss -ltnH").stdout.splitlines()]
+        ports = {line.split()[3].rpartition(":")[2] for line in machine.run("ss -ltnH").stdout.splitlines()}
         look = [sys.executable, "-c", REACHED, machine.address, *ports]
         assert len(cluster.laptop.run(look).stdout.split()) > 1
         machine.run(f"nft -f {SHARED}/firewall.nft")
