@@ -92,7 +92,8 @@ def _second_ctrl_c() -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, usual)
+        if signal.getsignal(signal.SIGINT) is first:  # else the process is about to end, and may be asked again
+            signal.signal(signal.SIGINT, usual)
 
 
 def _expected() -> tuple[type[Exception], ...]:

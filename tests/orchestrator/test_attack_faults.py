@@ -145,7 +145,7 @@ def test_a_second_ctrl_c_ends_it_at_once(many: Path, trained: Path, tmp_path: Pa
         time.sleep(0.2)
         driver.send_signal(signal.SIGINT)
         _, said = driver.communicate(timeout=30)
-    assert driver.returncode == 130
+    assert driver.returncode == 130, said
     assert "Traceback" not in said
     assert "Ctrl-C" in said
 
