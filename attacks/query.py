@@ -6,7 +6,6 @@ crowd. Every evaluation here is padded to the same shape, whoever asks and for h
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from hashlib import blake2b
 from itertools import islice
 from types import TracebackType
 from typing import NamedTuple
@@ -39,10 +38,10 @@ class Ledger:
 class Answers(Ledger):
     """Also keeps what the net answered, so that the points an attack begins and ends at need not be asked about again.
 
-    kept: for each image, by the digest of a point, its logits: those of the first look, and of the latest.
+    kept: for each image, by the hash of a point, its logits: those of the first look, and of the latest.
     """
 
-    kept: list[dict[bytes, list[float]]]
+    kept: list[dict[int, list[float]]]
 
     @classmethod
     def empty(cls, count: int) -> "Answers":
@@ -53,17 +52,17 @@ class Answers(Ledger):
         for point, row, said in zip(points.cpu(), rows.tolist(), logits.tolist(), strict=True):
             if row >= 0:
                 kept = self.kept[row]
-                kept[_digest(point)] = said
+                kept[_hash(point)] = said
                 if len(kept) > KEPT:  # an attack by decisions alone looks thousands of times
                     del kept[next(islice(kept, 1, None))]
 
     def at(self, points: Tensor) -> list[list[float] | None]:
         """The logits at a point of each image, (N, C, H, W) in all, None where they are not known."""
-        return [kept.get(_digest(point)) for kept, point in zip(self.kept, points.cpu(), strict=True)]
+        return [kept.get(_hash(point)) for kept, point in zip(self.kept, points.cpu(), strict=True)]
 
 
-def _digest(point: Tensor) -> bytes:
-    return blake2b(point.numpy().tobytes(), digest_size=16).digest()
+def _hash(point: Tensor) -> int:
+    return hash(point.numpy().tobytes())  # 64 bits, for the few points of one image in one process
 
 
 class Look(NamedTuple):

@@ -84,8 +84,12 @@ def fit_to(image: Image.Image, *, size: tuple[int, int] | int = 48, channels: in
     height, width = height_width(size)
     if 0 in image.size:
         raise UnreadableImage("no pixels: its width or height is 0")
-    image = _eight_bits(image).convert("L" if channels == 1 else "RGB")
-    pixels = np.array(image.resize((width, height), Image.Resampling.LANCZOS))
+    mode = "L" if channels == 1 else "RGB"
+    if image.mode != mode or image.has_transparency_data:
+        image = _eight_bits(image).convert(mode)
+    if image.size != (width, height):
+        image = image.resize((width, height), Image.Resampling.LANCZOS)
+    pixels = np.array(image)
     return pixels[None] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
