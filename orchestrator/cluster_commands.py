@@ -67,8 +67,6 @@ def _verb(verbs: Any, name: str, run: Callable[..., int], text: str) -> argparse
 
 def _up(options: argparse.Namespace, console: Console) -> int:
     cluster, flags = options.cluster, ["--yes"]
-    if cluster.is_file() and re.search(rf"^\s*head_ip:\s*{re.escape(SHIPPED)}", cluster.read_text(), re.MULTILINE):
-        raise UserError(f"'{cluster}' has still the addresses it came with; edit the lines marked EDIT in it")
     runs = _ray("exec", cluster, "ray status > /dev/null").returncode == 0
     if runs and not options.restart:
         console.say("the cluster runs already: its Ray and its jobs are left alone (--restart starts them anew)")
@@ -160,9 +158,18 @@ def _fetch(options: argparse.Namespace, console: Console) -> int:
 
 def _down(options: argparse.Namespace, console: Console) -> int:
     # Ray leaves these on the head; the first lets whoever can read it in to every machine.
-    _ray("exec", options.cluster, "rm -f ~/ray_bootstrap_key.pem ~/ray_bootstrap_config.yaml")
+    left = _ray("exec", options.cluster, "rm -f ~/ray_bootstrap_key.pem ~/ray_bootstrap_config.yaml")
     if _ray("down", options.cluster, "--yes", shown=sys.stderr).returncode:
         raise UserError("`ray down` failed; what it printed above says why")
+    if "Head node of cluster" in left.stdout:
+        console.say("this machine knows of no head that is up: it brought none up, or took it down before")
+        console.result({"cluster": str(options.cluster)})
+        return 0
+    if left.returncode:  # `ray down` ends well nevertheless
+        raise UserError(
+            f"the head of '{options.cluster}' did not answer ({_last_words(left.stdout)}); if it is a machine of your "
+            "own, its Ray, and the key in ~/ray_bootstrap_key.pem, are still there: once it answers, say this again"
+        )
     console.say("Ray is down on the head; machines of one's own notice it and end theirs within half a minute")
     console.result({"cluster": str(options.cluster)})
     return 0
@@ -185,15 +192,17 @@ def _ray(verb: str, cluster: Path, *words: object, shown: TextIO | None = None) 
     """`ray VERB CLUSTER.yaml ...`; what it prints goes to `shown`, or is in what is returned.
 
     Raises:
-        UserError: there is no such file, or a program is missing that Ray calls.
+        UserError: there is no such file, it was not edited, or a program is missing that Ray calls.
     """
     if not cluster.is_file():
         raise UserError(f"there is no cluster file '{cluster}'; the folder cluster/ has some to start from")
+    if re.search(rf"^\s*head_ip:\s*{re.escape(SHIPPED)}", cluster.read_text(), re.MULTILINE):
+        raise UserError(f"'{cluster}' has still the addresses it came with; edit the lines marked EDIT in it")
     for tool in ("ssh", "rsync"):
         if not shutil.which(tool):
             raise UserError(f"`ray {verb}` needs {tool}, which is not installed here")
     return subprocess.run(
-        [*_RAY, verb, "--log-style=pretty", cluster.name, *map(str, words)],
+        [*_RAY, verb, "--log-style=pretty", "--log-color=false", cluster.name, *map(str, words)],
         cwd=cluster.absolute().parent,  # from which the paths in the file count
         stdin=subprocess.DEVNULL,
         stdout=shown or subprocess.PIPE,
@@ -219,5 +228,6 @@ def _jobs(cluster: Path) -> list[list[Any]]:
 
 
 def _last_words(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip() and "Shared connection" not in line]
+    noise = ("Shared connection", "--no-config-cache", "SSH command failed")
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not any(word in line for word in noise)]
     return lines[-1] if lines else "it printed nothing"

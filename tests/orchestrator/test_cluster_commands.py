@@ -2,9 +2,11 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 
+from orchestrator import cluster_commands
 from orchestrator.cli import parser
 from orchestrator.cluster_commands import EXAMPLES
 from tests.cluster.machines import ROOT
@@ -26,6 +28,8 @@ def test_arguments_of_a_script_are_its_own() -> None:
     ("words", "sentence"),
     [
         (["up", ROOT / "cluster" / "cluster.yaml"], "has still the addresses it came with"),
+        (["status", ROOT / "cluster" / "cluster.yaml"], "has still the addresses it came with"),
+        (["down", ROOT / "cluster" / "cluster.yaml"], "has still the addresses it came with"),
         (["up", "no.yaml"], "there is no cluster file 'no.yaml'"),
         (["status", "no.yaml"], "there is no cluster file 'no.yaml'"),
         (["submit", "no.yaml"], "takes a script, or --attach"),
@@ -37,5 +41,31 @@ def test_what_cannot_be_is_said_in_one_sentence(dxray: Callable[..., Said], word
     code, out, said = dxray(*words)
     assert (code, out) == (1, "")
     assert said.startswith("dxray: ")
-    assert sentence in said
+    assert sentence in out + said
     assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("head_says", "code", "sentence"),
+    [
+        ((0, ""), 0, "Ray is down on the head"),
+        ((255, "ssh: connect to host 10.0.0.1 port 22: No route to host\nSSH command failed."), 1, "No route to host"),
+        ((1, "RuntimeError: Head node of cluster (dxray) not found!"), 0, "knows of no head that is up"),
+    ],
+)
+def test_a_head_that_was_not_reached_is_not_called_down(
+    dxray: Callable[..., Said],
+    monkeypatch: pytest.MonkeyPatch,
+    head_says: tuple[int, str],
+    code: int,
+    sentence: str,
+) -> None:
+    """`ray down` itself ends well in each case."""
+
+    def ray(verb: str, *_: object, **__: object) -> CompletedProcess[str]:
+        return CompletedProcess([], *(head_says if verb == "exec" else (0, "")))
+
+    monkeypatch.setattr(cluster_commands, "_ray", ray)
+    ended, out, said = dxray("down", "cluster.yaml")
+    assert ended == code
+    assert sentence in out + said
