@@ -95,6 +95,7 @@ def test_what_the_net_answered_is_kept() -> None:
         query.logits(images[[0]] * 0.5, torch.tensor([0]))
     first, second, third = answers.at(images)
     assert second is None
+    assert answers.at(images[[1, 1, 1]]) == [None, None, None]
     assert torch.allclose(torch.tensor([first, third]), net(images[[0, 2]]))
     halved = answers.at(images * 0.5)
     assert halved[1:] == [None, None]
