@@ -13,6 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from attacks.folding import Swap, fold, unfold
+
 FLOOR = 1e-3  # a margin (in logits) that another batch shape, layout or thread count does not round away
 KEPT = 64  # answers of an image
 
@@ -157,6 +159,7 @@ class Query:
         self.ledger = ledger if ledger is not None else Ledger.empty(len(labels))
         self._training: list[tuple[nn.Module, bool]] = []
         self._trainable: list[nn.Parameter] = []
+        self._folded: list[Swap] = []
 
     def __enter__(self) -> "Query":
         self._training = [(module, module.training) for module in self.net.modules()]
@@ -164,9 +167,11 @@ class Query:
         self.net.eval()
         for weight in self._trainable:
             weight.requires_grad_(False)
+        self._folded = fold(self.net)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        unfold(self._folded)
         for module, training in self._training:
             module.training = training
         for weight in self._trainable:

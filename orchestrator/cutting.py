@@ -15,7 +15,7 @@ from orchestrator.store import read_table
 
 FIRST = 64  # images of the smallest shard, and of each worker's first, by which the cost of an image is measured
 SHARE = 0.9  # of what is left, to be taken in a round; it was seen to leave few shards and workers that end together
-SECONDS = 30.0  # of a shard, about: what a kill may undo, and how often the progress moves
+SECONDS = 60.0  # of a shard, about: what a kill may undo, and how often the progress moves
 MOST = 2048
 _BYTES = 256 * 2**20  # of memory for the images of a shard
 _COPIES = 8  # float32 tensors of its images that an attack holds at a time

@@ -1,0 +1,47 @@
+"""Batch norm folded into the convolution before it, for as long as a net is only asked: a tenth of a gradient's time.
+
+In eval mode batch norm is a factor and a summand for each channel, which a convolution's weights can hold as well. The
+answers differ by rounding alone.
+"""
+
+from collections.abc import Iterator
+
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.nn.utils.parametrize import is_parametrized
+
+Swap = tuple[nn.Sequential, int, nn.Module]  # a module of a sequence, by its place there
+
+
+def fold(net: nn.Module) -> list[Swap]:
+    """Fold what can be folded of a net in eval mode, in place; returns what `unfold` puts back."""
+    taken: list[Swap] = []
+    for sequence, at in list(_pairs(net)):
+        conv, norm = sequence[at], sequence[at + 1]
+        taken += [(sequence, at, conv), (sequence, at + 1, norm)]
+        sequence[at], sequence[at + 1] = fuse_conv_bn_eval(conv, norm), nn.Identity()
+    return taken
+
+
+def unfold(taken: list[Swap]) -> None:
+    for sequence, at, module in taken:
+        sequence[at] = module
+
+
+def _pairs(net: nn.Module) -> Iterator[tuple[nn.Sequential, int]]:
+    """Where in which sequences a convolution is followed by batch norm, and nothing else would notice."""
+    for sequence in net.modules():
+        if isinstance(sequence, nn.Sequential):
+            for at in range(len(sequence) - 1):
+                conv, norm = sequence[at], sequence[at + 1]
+                if _plain(conv, nn.Conv2d) and _plain(norm, nn.BatchNorm2d) and norm.running_mean is not None:
+                    yield sequence, at
+
+
+def _plain(module: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether it is of that kind and nothing has been hung on it."""
+    return (
+        isinstance(module, kind)
+        and not is_parametrized(module)
+        and not (module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
+    )
