@@ -4,13 +4,15 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-cluster lint types format clean
+.PHONY: demo test units test-cluster lint types format clean
 
 demo: .venv/installed
 	$(BIN)/python -c "import shutil; shutil.rmtree('runs/demo', ignore_errors=True)"
 	$(BIN)/dxray demo --out runs/demo
 
-test: lint types
+test: lint types units
+
+units: .venv/installed-dev
 	$(BIN)/python -m pytest
 
 test-cluster: .venv/installed-dev
