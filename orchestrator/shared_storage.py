@@ -5,8 +5,9 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
+from orchestrator.arguments import place
 from orchestrator.errors import UserError
-from orchestrator.object_store import ObjectPath, Place, files, place
+from orchestrator.object_store import ObjectPath, Place, files
 from orchestrator.store import writable_folder, write_bytes
 
 
