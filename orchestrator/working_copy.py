@@ -37,6 +37,7 @@ def on_disk(net: Place) -> Iterator[Path]:
             elif net.exists():
                 net.download(here)
             else:
+                here.mkdir()
                 net.must_be_there()
                 _fetch(net, here, *_NETS)
         except OSError as wrong:
