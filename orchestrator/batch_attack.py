@@ -28,11 +28,11 @@ from orchestrator.cutting import FIRST, Cutting
 from orchestrator.errors import FULL, Interrupted, UserError
 from orchestrator.inputs import Input, absolute, list_inputs
 from orchestrator.listing import difference, fresh, write_list
-from orchestrator.object_store import ObjectPath, Place, files
-from orchestrator.ray_session import connected, gpus
+from orchestrator.object_store import Place, files
+from orchestrator.ray_session import gpus
 from orchestrator.rows import CONFIG
 from orchestrator.shards import STAGES, Job
-from orchestrator.shared_storage import must_be_shared
+from orchestrator.shared_storage import joined
 from orchestrator.store import (
     locked,
     must_be_asked_alike,
@@ -213,10 +213,8 @@ def _run(
     )
     asked = time.perf_counter()
     remove_folder(out / "pieces")  # of shards that will be done again
-    with connected(address):
+    with joined(out, address):
         share = (0.25 if gpus() else 0.0) if gpus_per_worker is None else gpus_per_worker
-        if isinstance(out, ObjectPath):
-            must_be_shared(out)
         net = read_net(out / "model")
         crew = Crew(job, net, net_sha256=record["net_sha256"], gpu_share=share, say=console.say)
         if listed["workers"] is None:

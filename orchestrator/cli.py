@@ -128,7 +128,7 @@ def parser() -> argparse.ArgumentParser:
     made = _verb(
         verbs, "retrain", retrain_command.run, "harden a net in rounds of attack and training; take in new faces"
     )
-    _cluster_options(made, "runs/retrain")
+    _cluster_options(made, "runs/retrain", place)
     retrain_command.add_options(made)
     _robustness_parser(
         _verb(verbs, "robustness", _robustness, "say how much nets withstand, judged by attacks that know the defence")

@@ -108,14 +108,21 @@ class ObjectPath:
         above, names = self, pattern.split("/")
         while len(names) > 1 and not set(names[0]) & set("*?["):
             above /= names.pop(0)
-        with _told(above) as (system, path):
-            found = system.get_file_info(pyarrow.fs.FileSelector(path, recursive=len(names) > 1, allow_not_found=True))
-        for info in found:
-            name = info.path[len(path) + 1 :]
+        for name in above._below(recursive=len(names) > 1):
             # A sign for any text stands for slashes too; where there are as many as asked for, it stood for none.
-            deep = name.count("/") + 1 == len(names)
-            if info.type == pyarrow.fs.FileType.File and deep and fnmatchcase(name, "/".join(names)):
+            if name.count("/") + 1 == len(names) and fnmatchcase(name, "/".join(names)):
                 yield above / name
+
+    def rglob(self, pattern: str) -> Iterator["ObjectPath"]:
+        """The objects whose last names match, at any level below."""
+        return (self / name for name in self._below(recursive=True) if fnmatchcase(name.rpartition("/")[2], pattern))
+
+    def _below(self, *, recursive: bool) -> list[str]:
+        with _told(self) as (system, path):
+            found = system.get_file_info(pyarrow.fs.FileSelector(path, recursive=recursive, allow_not_found=True))
+        return [info.path[len(path) + 1 :] for info in found if info.type == pyarrow.fs.FileType.File]
+
+    is_file = exists
 
     def must_be_there(self) -> None:
         """FileNotFoundError where there is neither such an object nor one below."""

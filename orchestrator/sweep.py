@@ -14,11 +14,11 @@ from orchestrator.console import Console
 from orchestrator.errors import Interrupted, UserError
 from orchestrator.grid import Grid, cells
 from orchestrator.mlflow_log import MlflowLog
-from orchestrator.object_store import ObjectPath, Place, files
+from orchestrator.object_store import Place, files
 from orchestrator.packing import gpu_share, on_a_gpu
-from orchestrator.ray_session import connected, cpus, feeders, gpus, largest_node, memory_for_each, slots
+from orchestrator.ray_session import cpus, feeders, gpus, largest_node, memory_for_each, slots
 from orchestrator.search import chosen
-from orchestrator.shared_storage import must_be_shared
+from orchestrator.shared_storage import joined
 from orchestrator.store import locked, read_json, writable_folder, write_json
 from orchestrator.trials import best_of
 from orchestrator.tuning import Limits, train_cells
@@ -85,7 +85,7 @@ def sweep(
                 f"'{out}' already holds a sweep; choose another --out, or go on with it: dxray sweep --resume '{out}'"
             )
         log = MlflowLog(config.mlflow, out, console) if config.mlflow else None
-        with _stops(out, len(todo)), _joined(out, address):
+        with _stops(out, len(todo)), joined(out, address):
             share_out(config, todo, data)
             record = {"format": FORMAT, "config": asdict(config), "cells": todo, **hashes}
             write_json(out / CONFIG, record | {"versions": versions()})
@@ -119,7 +119,7 @@ def resume(out: Place, console: Console, *, address: str | None = None, faces: F
             raise UserError(f"'{source}' holds other faces than when '{out}' was started; put them back")
     with locked(writable_folder(out, "the sweep's results"), say=console.say):
         log = MlflowLog(config.mlflow, out, console) if config.mlflow else None
-        with _stops(out, len(record["cells"])), _joined(out, address):
+        with _stops(out, len(record["cells"])), joined(out, address):
             return _train(config, record["cells"], data, out, console, log)
 
 
@@ -133,15 +133,6 @@ def recorded(out: Place) -> tuple[SweepConfig, dict[str, Any]]:
     if record.get("format") != FORMAT:
         raise UserError(f"{out / CONFIG} is of another format than '{FORMAT}'; start the sweep anew in another folder")
     return SweepConfig(**record["config"]), record
-
-
-@contextmanager
-def _joined(out: Place, address: str | None) -> Iterator[None]:
-    """The cluster, each node of which can write to the bucket that the sweep is in, if it is in one."""
-    with connected(address):
-        if isinstance(out, ObjectPath):
-            must_be_shared(out)
-        yield
 
 
 @contextmanager

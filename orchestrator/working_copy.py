@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from torch import nn
 
@@ -13,8 +14,6 @@ from models.victim import read
 from orchestrator.arguments import place
 from orchestrator.errors import UserError
 from orchestrator.object_store import ObjectPath, Place, files
-
-_NETS = ("*", "best/*", "current/*")  # where a net is found below a folder that is given for it
 
 
 @contextmanager
@@ -28,24 +27,32 @@ def on_disk(net: Place) -> Iterator[Path]:
     if isinstance(net, Path):
         yield net
         return
-    run, mark, number = net.uri.rpartition(ROUND)
     with TemporaryDirectory(prefix="dxray-") as copy:
-        here = Path(copy) / net.name
         try:
-            if mark and number.isdecimal():
-                _fetch(ObjectPath(run), Path(f"{copy}/{ObjectPath(run).name}"), f"rounds/{int(number):04d}/net/*")
-            elif net.exists():
-                net.download(here)
-            else:
-                here.mkdir()
-                net.must_be_there()
-                _fetch(net, here, *_NETS)
+            folder, *wanted = _whereabouts(net)
+            here = Path(copy) / folder.name
+            here.mkdir()
+            _fetch(folder, here, *wanted)
         except OSError as wrong:
             raise UserError(f"'{net}' cannot be read ({wrong.strerror}); give the folder of a net") from None
         try:
-            yield here
+            yield Path(f"{here}{net.uri[len(folder.uri) :]}")
         except CheckpointError as wrong:
-            raise CheckpointError(str(wrong).replace(copy, str(net.parent))) from None
+            raise CheckpointError(str(wrong).replace(str(here), str(folder))) from None
+
+
+def _whereabouts(net: ObjectPath) -> tuple[Any, ...]:
+    """The folder by which a net is named, and patterns of the files there that it may be made of.
+
+    FileNotFoundError where there is no such folder.
+    """
+    run, mark, number = net.uri.rpartition(ROUND)
+    if mark and number.isdecimal():
+        return ObjectPath(run), f"rounds/{int(number):04d}/net/*"
+    if net.exists():
+        return net.parent, net.name, f"{net.stem}.*"  # what lies beside a file and describes it has its name
+    net.must_be_there()
+    return net, "*", "best/*", "current/*"
 
 
 def read_net(at: Place | str) -> tuple[bytes, bytes]:

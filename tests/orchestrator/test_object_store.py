@@ -15,7 +15,6 @@ from orchestrator.errors import Busy, UserError
 from orchestrator.inputs import list_inputs
 from orchestrator.object_store import ObjectPath
 from orchestrator.store import parts
-from orchestrator.working_copy import on_disk
 from tests.orchestrator.amazon import ANYTHING, READS, SHORT, put_folder, rights_count, user, written
 from tests.orchestrator.test_attack_faults import command, rows, run, settings
 
@@ -139,11 +138,6 @@ def test_a_bucket_that_cannot_be_used_is_said_before_the_work(
     assert code == 1
     assert sentence in said
     assert said.count("\n") == 1
-
-
-def test_a_net_that_is_not_in_the_bucket_is_said() -> None:
-    with pytest.raises(UserError, match="'s3://lab/no net' cannot be read"), on_disk(ObjectPath("s3://lab/no net")):
-        pass
 
 
 @pytest.mark.parametrize("words", [["compact"], ["doctor"], ["robustness", "net", "--data", "x", "--out"]])
