@@ -16,7 +16,7 @@ from models.faces import FacesError
 from orchestrator import promotion
 from orchestrator.arguments import place
 from orchestrator.console import Console
-from orchestrator.errors import Interrupted, UserError
+from orchestrator.errors import FULL, Interrupted, UserError
 from orchestrator.intake import take_in
 from orchestrator.object_store import Place
 from orchestrator.ray_session import largest_node
@@ -353,4 +353,11 @@ def _stops(out: Place) -> Iterator[None]:
     except KeyboardInterrupt:
         raise Interrupted(
             f"stopped by Ctrl-C; what is finished is kept; go on with: dxray retrain --resume '{out}'"
+        ) from None
+    except OSError as wrong:
+        if wrong.errno not in FULL:
+            raise
+        raise UserError(
+            f"'{out}' takes no more ({wrong.strerror}); what is finished is kept; make room, then go on with: "
+            f"dxray retrain --resume '{out}'"
         ) from None

@@ -199,7 +199,9 @@ def read_json(path: Place) -> dict[str, Any]:
         value = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise UserError(f"{path.parent} holds no {path.name}; give the folder that a dxray command wrote") from None
-    except (OSError, ValueError) as wrong:
+    except OSError as wrong:
+        raise UserError(f"{path} cannot be read ({wrong.strerror}); check your right to it") from None
+    except ValueError as wrong:
         raise UserError(f"{path} cannot be read ({wrong}); the run must be started anew") from None
     if not isinstance(value, dict):
         raise UserError(f"{path} is not a JSON object; the run must be started anew")

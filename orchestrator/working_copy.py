@@ -1,7 +1,7 @@
 """Folders of a bucket as folders of this machine's disk, for what reads and writes plain files: nets and trainings."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -90,8 +90,12 @@ def worked_in(folder: Place, *wanted: str) -> Iterator[tuple[Path, Callable[[], 
         def keep() -> None:
             now = _stamps(here)
             for name in sorted(now, key=now.__getitem__):
-                if now[name] != kept.get(name) and (here / name).exists():
-                    with (here / name).open("rb") as file:
+                if now[name] != kept.get(name):
+                    try:
+                        file = (here / name).open("rb")
+                    except FileNotFoundError:
+                        continue  # a training's state, which is gone at its end
+                    with file:
                         (folder / name).upload(file)
                     kept[name] = now[name]
             for name in kept.keys() - now.keys():
@@ -105,7 +109,8 @@ def worked_in(folder: Place, *wanted: str) -> Iterator[tuple[Path, Callable[[], 
 def _fetch(folder: ObjectPath, here: Path, *wanted: str) -> None:
     for pattern in wanted:
         for file in files(folder, pattern):
-            file.download(here / file.uri[len(folder.uri) + 1 :])
+            with suppress(FileNotFoundError):  # gone since it was listed
+                file.download(here / file.uri[len(folder.uri) + 1 :])
 
 
 def _stamps(here: Path) -> dict[Path, tuple[int, bool, str]]:
@@ -116,8 +121,9 @@ def _stamps(here: Path) -> dict[Path, tuple[int, bool, str]]:
     """
     found = {}
     for file in here.rglob("*"):
-        if file.is_file() and not file.name.startswith("."):
-            found[file.relative_to(here)] = (file.stat().st_mtime_ns, file.suffix == ".json", file.name)
+        with suppress(FileNotFoundError):
+            if file.is_file() and not file.name.startswith("."):
+                found[file.relative_to(here)] = (file.stat().st_mtime_ns, file.suffix == ".json", file.name)
     return found
 
 

@@ -50,6 +50,7 @@ def test_killed_in_attack_fit_and_judging_the_rounds_are_those_of_a_run_in_a_fol
     for table in ("rounds.parquet", "rounds/0001/sample.parquet", "rounds/0001/joined.parquet"):
         one, other = (read_table(folder / table) for folder in (out, tmp_path / "whole"))
         assert one.num_rows
+        assert one.to_pylist() == other.to_pylist(), table
         assert one.equals(other), table
     assert promotion.in_use(out) == promotion.in_use(tmp_path / "whole")
     code, shown, _ = dxray("retrain", "--show", out, "--json")
@@ -58,7 +59,8 @@ def test_killed_in_attack_fit_and_judging_the_rounds_are_those_of_a_run_in_a_fol
         assert dxray("predict", many / "00.png", "--model", model)[0] == 0
     assert dxray("retrain", "--rollback", out, "--to-round", 0)[0] == 0
     assert promotion.in_use(out) == 0
-    assert (out / "current" / "model.json").read_bytes() == (trained / "model.json").read_bytes()
+    weights = "model.safetensors"
+    assert (out / "current" / weights).read_bytes() == (trained / weights).read_bytes()
 
 
 @pytest.mark.usefixtures("short_lease")
