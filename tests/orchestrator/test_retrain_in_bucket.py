@@ -5,6 +5,7 @@ import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,7 @@ from tests.orchestrator.amazon import SHORT, put_folder
 from tests.orchestrator.test_attack_faults import command, run, settings
 
 Said = tuple[int, str, str]
-SMALL = {"LEASE": SHORT, "RAY": json.dumps({"num_cpus": 1}), "SHARD": 10}
+SMALL: dict[str, Any] = {"LEASE": SHORT, "RAY": json.dumps({"num_cpus": 1}), "SHARD": 10}
 pytestmark = pytest.mark.usefixtures("bucket")
 
 

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
@@ -34,10 +35,17 @@ def test_a_bucket_gets_what_changed_in_the_order_in_which_it_was_written(monkeyp
         (out / name).write_bytes(b"of before")
     kept = written(out / "kept.txt")
     upload, unlink = ObjectPath.upload, ObjectPath.unlink
-    monkeypatch.setattr(ObjectPath, "upload", lambda place, file: (done.append(place.name), upload(place, file)))
-    monkeypatch.setattr(
-        ObjectPath, "unlink", lambda place, **how: (done.append(f"less {place.name}"), unlink(place, **how))
-    )
+
+    def uploaded(place: ObjectPath, file: BinaryIO) -> None:
+        done.append(place.name)
+        upload(place, file)
+
+    def unlinked(place: ObjectPath, **how: bool) -> None:
+        done.append(f"less {place.name}")
+        unlink(place, **how)
+
+    monkeypatch.setattr(ObjectPath, "upload", uploaded)
+    monkeypatch.setattr(ObjectPath, "unlink", unlinked)
     with worked_in(out, "*.safetensors", "*.txt") as (folder, keep):
         assert {file.name for file in folder.iterdir()} == {"state.safetensors", "kept.txt"}
         write(folder, "z/late.txt", moment=3)
