@@ -173,8 +173,8 @@ def _find(path: Path) -> Path:
     raise CheckpointError(f"{path} {state} {CARD}; give the folder of a net that `dxray sweep` has saved")
 
 
-def net_of_round(run: Path, number: int) -> Path:
-    """Where `dxray retrain` keeps the net of a round: what `RUN#round=N` means."""
+def net_of_round(run: Any, number: int) -> Any:
+    """Where `dxray retrain` keeps the net of a round, what `RUN#round=N` means: a `Path`, or whatever `run` is."""
     return run / "rounds" / f"{number:04d}" / "net"
 
 

@@ -21,18 +21,18 @@ from defenses import parse, text_of
 from defenses.victim import behind, restore
 from models.checkpoint import CARD, CheckpointError, ModelCard, versions
 from models.face_listing import one_line
-from models.victim import payload_name, read
+from models.victim import payload_name
 from orchestrator.console import Console
 from orchestrator.contents import contents
 from orchestrator.cutting import FIRST, Cutting
 from orchestrator.errors import FULL, Interrupted, UserError
 from orchestrator.inputs import Input, absolute, list_inputs
 from orchestrator.listing import difference, fresh, write_list
-from orchestrator.object_store import ObjectPath, Place, files, on_disk, place
-from orchestrator.ray_session import connected, gpus
+from orchestrator.object_store import Place, files
+from orchestrator.ray_session import gpus
 from orchestrator.rows import CONFIG
 from orchestrator.shards import STAGES, Job
-from orchestrator.shared_storage import must_be_shared
+from orchestrator.shared_storage import joined
 from orchestrator.store import (
     locked,
     must_be_asked_alike,
@@ -45,6 +45,7 @@ from orchestrator.store import (
     write_json,
 )
 from orchestrator.summary import STATUSES, summarise
+from orchestrator.working_copy import read_net
 
 FORMAT = "dxray attack 3"
 CHECKED = 32  # images that the net is looked at with before the run
@@ -155,8 +156,7 @@ def _go_on(
     update: bool = False,
 ) -> dict[str, Any]:
     try:
-        with on_disk(out / "model") as model:
-            _, card = restore(*read(model))
+        _, card = restore(*read_net(out / "model"))
     except CheckpointError as wrong:
         raise UserError(f"the net in '{out / 'model'}' is not usable: {wrong}") from None
     if card.sha256 != record["net_sha256"]:
@@ -213,12 +213,9 @@ def _run(
     )
     asked = time.perf_counter()
     remove_folder(out / "pieces")  # of shards that will be done again
-    with connected(address):
+    with joined(out, address):
         share = (0.25 if gpus() else 0.0) if gpus_per_worker is None else gpus_per_worker
-        if isinstance(out, ObjectPath):
-            must_be_shared(out)
-        with on_disk(out / "model") as model:
-            net = read(model)
+        net = read_net(out / "model")
         crew = Crew(job, net, net_sha256=record["net_sha256"], gpu_share=share, say=console.say)
         if listed["workers"] is None:
             listed["workers"] = crew.at_once
@@ -266,8 +263,7 @@ def _run(
 
 def _defended(config: AttackConfig) -> tuple[bytes, bytes]:
     """Card and payload of the net behind its defence, which gets one form; UserError where there is no such thing."""
-    with on_disk(place(config.model)) as model:
-        card_bytes, weights = read(model)
+    card_bytes, weights = read_net(config.model)
     try:
         defence = parse(config.defense)
         config.defense = text_of(defence)

@@ -18,6 +18,7 @@ from orchestrator.errors import Interrupted, UserError
 from orchestrator.grid import PARAMETERS, Grid
 
 if TYPE_CHECKING:
+    from orchestrator.object_store import Place
     from orchestrator.sweep import SweepConfig
 
 EXAMPLES = {
@@ -43,8 +44,7 @@ MODEL = "a checkpoint, a sweep's folder (its best net), a torch.export or TorchS
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; exit code 0 on success, 1 for what the user can put right, 2 for wrong usage, 130 for Ctrl-C."""
-    options = parser().parse_args(argv)
-    return guarded(lambda: _run(options))
+    return guarded(lambda: _run(parser().parse_args(argv)))
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -128,7 +128,7 @@ def parser() -> argparse.ArgumentParser:
     made = _verb(
         verbs, "retrain", retrain_command.run, "harden a net in rounds of attack and training; take in new faces"
     )
-    _cluster_options(made, "runs/retrain")
+    _cluster_options(made, "runs/retrain", place)
     retrain_command.add_options(made)
     _robustness_parser(
         _verb(verbs, "robustness", _robustness, "say how much nets withstand, judged by attacks that know the defence")
@@ -161,9 +161,9 @@ def _alone_options(made: argparse.ArgumentParser, table: str) -> None:
 
 
 def _sweep_parser(made: argparse.ArgumentParser) -> None:
-    _cluster_options(made, "runs/sweep")
-    made.add_argument("--resume", type=folder, metavar="DIR", help="go on with the stopped sweep in DIR")
-    made.add_argument("--show", type=folder, metavar="DIR", help="the table of the sweep in DIR, while it runs too")
+    _cluster_options(made, "runs/sweep", place)
+    made.add_argument("--resume", type=place, metavar="DIR", help="go on with the stopped sweep in DIR")
+    made.add_argument("--show", type=place, metavar="DIR", help="the table of the sweep in DIR, while it runs too")
     _data_options(made)
     files = made.add_mutually_exclusive_group()
     files.add_argument(
@@ -332,7 +332,7 @@ def _sweep(options: argparse.Namespace, console: Console) -> int:
         result = sweep(
             _sweep_config(options, console), options.out or Path("runs/sweep"), console, address=options.address
         )
-    result["table"] = _show_trials(result["trials"], Path(result["out"]), console)
+    result["table"] = _show_trials(result["trials"], place(result["out"]), console)
     best = result["best_trial"]
     console.say(f"best on the validation split: {best['accuracy']:.2%} on the test split; saved in {result['best']}")
     # Of layers there may be hundreds of thousands of figures, which layers.parquet holds.
@@ -395,7 +395,7 @@ def _named_sources(texts: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def _show_sweep(out: Path, console: Console) -> int:
+def _show_sweep(out: "Place", console: Console) -> int:
     from orchestrator.trials import read_trials
 
     rows = read_trials(out)
@@ -403,7 +403,7 @@ def _show_sweep(out: Path, console: Console) -> int:
     return 0
 
 
-def _show_trials(rows: Sequence[dict[str, Any]], out: Path, console: Console) -> str | None:
+def _show_trials(rows: Sequence[dict[str, Any]], out: "Place", console: Console) -> str | None:
     """The table in the terminal, and as a picture; returns where that is."""
     from orchestrator.heatmap import save_picture
     from orchestrator.trial_table import show_table
@@ -476,13 +476,13 @@ def _one_thread() -> None:
 
 
 def _predict(options: argparse.Namespace, console: Console) -> int:
-    from defenses.victim import load_victim
     from models.images import UnreadableImage
     from models.predict import predict
     from orchestrator.report import open_picture
     from orchestrator.store import writable_folder, write_records
+    from orchestrator.working_copy import load_net
 
-    net, card = load_victim(options.model)
+    net, card = load_net(options.model)
     out = writable_folder(options.out, "the answers") if options.out else None
     _one_thread()
     found = []

@@ -3,12 +3,12 @@
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from orchestrator.console import Console
+from orchestrator.object_store import Place
 from orchestrator.store import write_bytes
 from orchestrator.trial_table import Figure, Key, Pivot, Row, course_shape, figure, pivot, rank, title, value_text
 from orchestrator.trials import TRAINED
@@ -25,7 +25,7 @@ _GREY = "#e6e6e6"
 _WORDS = {"under majority": "under maj.", "pending": "not run"}
 
 
-def save_picture(rows: Sequence[Row], folder: Path, console: Console) -> Path | None:
+def save_picture(rows: Sequence[Row], folder: Place, console: Console) -> Place | None:
     """Draw the table to `table.png` in a sweep's folder; None, and a sentence, where that cannot be done."""
     try:
         content = io.BytesIO()

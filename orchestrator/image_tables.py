@@ -10,7 +10,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from models.face_listing import FacesError, one_line
+from orchestrator.arguments import place
 from orchestrator.errors import UserError
+from orchestrator.store import open_table
 
 _IMAGE, _NAME, _LABELS = "image", "name", ("gender", "label")
 _BATCH = 4096  # rows at a time
@@ -111,18 +113,24 @@ def _cells(column: pa.Array, root: Path) -> list[bytes | Path | None]:
     ]
 
 
-def _parquet_files(place: str) -> list[str]:
-    path = Path(place)
-    files = sorted(map(str, path.glob("**/*.parquet"))) if path.is_dir() else [place]
-    if not files or not Path(files[0]).is_file():
-        found = "holds no file that ends in .parquet" if path.is_dir() else "does not exist"
-        raise UserError(f"parquet:{place} {found}; expected a Parquet file or a folder of them")
-    return files
+def _parquet_files(text: str) -> list[str]:
+    path = place(text)
+    try:
+        found = sorted(map(str, path.rglob("*.parquet"))) or ([text] if path.is_file() else [])
+        there = path.exists()
+    except OSError as wrong:
+        raise UserError(
+            f"parquet:{text} cannot be read ({wrong.strerror}); check its name and your right to it"
+        ) from None
+    if not found:
+        lacks = "holds no file that ends in .parquet" if there else "does not exist"
+        raise UserError(f"parquet:{text} {lacks}; expected a Parquet file or a folder of them")
+    return found
 
 
 def _open(file: str) -> pq.ParquetFile:
     try:
-        parquet = pq.ParquetFile(file)
+        parquet = open_table(place(file))
     except (pa.ArrowException, OSError) as wrong:
         said = one_line(wrong, 200)
         raise UserError(f"parquet:{file} is not a Parquet file that can be read ({said}); write it again") from None

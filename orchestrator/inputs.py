@@ -80,6 +80,8 @@ def absolute(place: str | Path) -> str:
         return str(Path(rest[2:]))
     if colon and (kind == "hf" or rest.startswith("//")):
         return str(place)
+    if colon and kind == "parquet" and "://" in rest:
+        return str(place)
     if colon and kind in ("list", "parquet"):
         return f"{kind}:{Path(rest).expanduser().absolute()}"
     return str(Path(place).expanduser().absolute())

@@ -7,20 +7,19 @@ faces/held_out/0000.parquet                                      those that the 
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from defenses.victim import load_victim
 from models.checkpoint import ModelCard
 from models.faces import SPLITS, Faces, read
 from models.images import decode, encode_png
 from models.train import logits_of
 from orchestrator.errors import UserError
-from orchestrator.store import column, write_table
+from orchestrator.object_store import Place, files
+from orchestrator.store import column, read_table, write_table
+from orchestrator.working_copy import load_net
 
 HELD_OUT = "held_out"
 
@@ -46,15 +45,14 @@ class Held:
         return len(self.names)
 
 
-def held(run: Path, split: str, card: ModelCard) -> Held:
+def held(run: Place, split: str, card: ModelCard) -> Held:
     """The faces of a split that the run has taken in so far, in the order in which it has."""
-    return held_in(sorted((run / "faces" / split).glob("*.parquet")), card)
+    return held_in(files(run / "faces" / split, "*.parquet"), card)
 
 
-def held_in(files: list[Path], card: ModelCard) -> Held:
+def held_in(tables: Sequence[Place], card: ModelCard) -> Held:
     """The faces of some tables with the columns `name`, `label` and `image`."""
-    tables = [pq.read_table(file, columns=["name", "label", "image"], partitioning=None) for file in files]
-    rows = [row for table in tables for row in table.to_pylist()]
+    rows = [row for table in tables for row in read_table(table, columns=["name", "label", "image"]).to_pylist()]
     images = np.empty((len(rows), card.channels, *card.size), np.uint8)
     for i, row in enumerate(rows):
         images[i] = decode(row["image"], size=card.size, channels=card.channels)
@@ -63,7 +61,7 @@ def held_in(files: list[Path], card: ModelCard) -> Held:
 
 
 def take_in(
-    run: Path,
+    run: Place,
     generation: int,
     source: dict[str, Any],
     card: ModelCard,
@@ -87,7 +85,7 @@ def take_in(
         FacesError: the source has vanished or cannot be read; at the first generation also: it has no faces of a class.
         UserError: a split is empty at the first generation, or the labelling net is of other images or classes.
     """
-    for table in (run / "faces").glob(f"*/{generation:04d}.parquet"):  # of a generation that was killed before it began
+    for table in files(run / "faces", f"*/{generation:04d}.parquet"):  # of a generation that was killed before it began
         table.unlink()
     known = _names(run)
     faces = read(
@@ -102,7 +100,7 @@ def take_in(
     by: list[str | None] = [None] * len(faces)
     without = labels < 0
     if label_by and without.any():
-        net, judge = load_victim(label_by)
+        net, judge = load_net(label_by)
         _must_agree(judge, card, label_by)
         labels[without] = logits_of(net, faces.images[without]).argmax(1).numpy()
         by, splits[without] = [judge.sha256 if one else None for one in without], "train"
@@ -127,7 +125,7 @@ def take_in(
     return new
 
 
-def held_out_table(run: Path, generation: int) -> Path:
+def held_out_table(run: Place, generation: int) -> Place:
     """The faces that the nets of a generation are judged on."""
     return run / "faces" / HELD_OUT / f"{generation:04d}.parquet"
 
@@ -137,16 +135,15 @@ def shuffled(faces: Held) -> np.ndarray:
     return np.random.default_rng(0).permutation(len(faces))
 
 
-def sample(run: Path, count: int, seed: Sequence[int], target: Path) -> None:
+def sample(run: Place, count: int, seed: Sequence[int], target: Place) -> None:
     """Write a table of so many of the training faces that the run has taken in, drawn by the seed; or of all."""
-    files = sorted((run / "faces" / "train").glob("*.parquet"))
-    faces = pa.concat_tables([pq.read_table(file, partitioning=None) for file in files])
+    faces = pa.concat_tables([read_table(file) for file in files(run / "faces" / "train", "*.parquet")])
     rows = np.sort(np.random.default_rng(seed).permutation(len(faces))[:count])
     write_table(target, faces.take(rows), group_rows=512)
 
 
 def _write(
-    path: Path, faces: Faces | Held, rows: np.ndarray, labels: np.ndarray, by: Sequence[str | None], card: ModelCard
+    path: Place, faces: Faces | Held, rows: np.ndarray, labels: np.ndarray, by: Sequence[str | None], card: ModelCard
 ) -> None:
     """Those rows of the faces, their labels given anew and the net that gave each, as a table."""
     columns = {
@@ -158,11 +155,9 @@ def _write(
     write_table(path, pa.table(columns, schema=FACES), group_rows=512)
 
 
-def _names(run: Path) -> set[str]:
-    files = [file for split in SPLITS for file in (run / "faces" / split).glob("*.parquet")]
-    return {
-        name for file in files for name in pq.read_table(file, columns=["name"], partitioning=None)["name"].to_pylist()
-    }
+def _names(run: Place) -> set[str]:
+    tables = [file for split in SPLITS for file in files(run / "faces" / split, "*.parquet")]
+    return {name for table in tables for name in read_table(table, columns=["name"])["name"].to_pylist()}
 
 
 def _must_agree(judge: ModelCard, card: ModelCard, path: str) -> None:

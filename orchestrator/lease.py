@@ -46,7 +46,7 @@ def leased(out: ObjectPath, say: Callable[[str], None]) -> Iterator[None]:
         if lost.is_set():
             raise UserError(
                 f"'{out}' was lost to another process, or its store did not answer for {LEASE / 2:.0f} s; what is "
-                f"finished is kept; go on with: dxray attack --resume '{out}'"
+                f"finished is kept; go on with it by --resume '{out}'"
             ) from None
         raise
     finally:

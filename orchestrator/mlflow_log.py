@@ -2,13 +2,13 @@
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from models.face_listing import one_line
 from orchestrator.console import Console
 from orchestrator.errors import UserError
 from orchestrator.grid import PARAMETERS
+from orchestrator.object_store import Place
 
 # A server that does not answer must not hold up the trainings; MLflow would try for minutes.
 _SOON = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
@@ -24,7 +24,7 @@ class MlflowLog:
         UserError: MLflow is not installed, or nothing answers at `uri`.
     """
 
-    def __init__(self, uri: str, out: Path, console: Console) -> None:
+    def __init__(self, uri: str, out: Place, console: Console) -> None:
         for name, value in _SOON.items():
             os.environ.setdefault(name, value)
         try:

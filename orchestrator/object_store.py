@@ -1,4 +1,4 @@
-"""Paths in an object store, `s3://` and `gs://`, for the results and inputs of a batch attack: what it needs of a path.
+"""Paths in an object store, `s3://` and `gs://`, for the results and inputs of runs: what these need of a path.
 
 An object appears whole or not at all, and every reader finds it once it is written. So there are neither temporary
 names nor renames; nor are there folders: names have slashes in them. What a store's client says becomes the same
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from pathlib import Path
-from tempfile import TemporaryDirectory, TemporaryFile
+from tempfile import TemporaryFile
 from typing import Any, BinaryIO
 
 import pyarrow as pa
@@ -104,20 +104,37 @@ class ObjectPath:
             return bool(system.get_file_info(path).type == pyarrow.fs.FileType.File)
 
     def glob(self, pattern: str) -> Iterator["ObjectPath"]:
-        """The objects directly below whose names match."""
+        """The objects whose names, as many levels below as the pattern has, match; folders are none."""
+        above, names = self, pattern.split("/")
+        while len(names) > 1 and not set(names[0]) & set("*?["):
+            above /= names.pop(0)
+        for name in above._below(recursive=len(names) > 1):
+            # A sign for any text stands for slashes too; where there are as many as asked for, it stood for none.
+            if name.count("/") + 1 == len(names) and fnmatchcase(name, "/".join(names)):
+                yield above / name
+
+    def rglob(self, pattern: str) -> Iterator["ObjectPath"]:
+        """The objects whose last names match, at any level below."""
+        return (self / name for name in self._below(recursive=True) if fnmatchcase(name.rpartition("/")[2], pattern))
+
+    def _below(self, *, recursive: bool) -> list[str]:
         with _told(self) as (system, path):
-            found = system.get_file_info(pyarrow.fs.FileSelector(path, allow_not_found=True))
-        yield from (
-            self / info.base_name
-            for info in found
-            if info.type == pyarrow.fs.FileType.File and fnmatchcase(info.base_name, pattern)
-        )
+            found = system.get_file_info(pyarrow.fs.FileSelector(path, recursive=recursive, allow_not_found=True))
+        return [info.path[len(path) + 1 :] for info in found if info.type == pyarrow.fs.FileType.File]
+
+    is_file = exists
 
     def must_be_there(self) -> None:
         """FileNotFoundError where there is neither such an object nor one below."""
         with _told(self) as (system, path):
             if system.get_file_info(path).type == pyarrow.fs.FileType.NotFound:
                 raise FileNotFoundError
+
+    def download(self, file: Path) -> None:
+        """Write what it holds to a file of this machine."""
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with _told(self) as (system, path), system.open_input_stream(path) as stream, file.open("wb") as here:
+            shutil.copyfileobj(stream, here, 2**20)
 
     def read_bytes(self) -> bytes:
         with _told(self) as (system, path), system.open_input_stream(path) as stream:
@@ -141,23 +158,21 @@ class ObjectPath:
             if system.get_file_info(path).type == pyarrow.fs.FileType.Directory:
                 system.delete_dir(path)
 
+    def upload(self, file: BinaryIO) -> None:
+        """Make what is left of an open file the object."""
+        with _told(self) as (system, path), system.open_output_stream(path) as stream:
+            shutil.copyfileobj(file, stream, 2**20)
+
     @contextmanager
     def written(self) -> Iterator[BinaryIO]:
         """A file on this machine that becomes the object once the block has ended well."""
         with TemporaryFile() as file:
             yield file
             file.seek(0)
-            with _told(self) as (system, path), system.open_output_stream(path) as stream:
-                shutil.copyfileobj(file, stream, 2**20)
+            self.upload(file)
 
 
 Place = Path | ObjectPath
-
-
-def place(text: str) -> Place:
-    """A folder or file as a person names it."""
-    scheme, mark, _ = text.partition("://")
-    return ObjectPath(text.rstrip("/")) if mark and scheme in SCHEMES else Path(text)
 
 
 def files(folder: Place, pattern: str) -> list[Any]:
@@ -168,31 +183,6 @@ def files(folder: Place, pattern: str) -> list[Any]:
 def in_arrow(place: Place) -> tuple[Any, str]:
     """The file system of a place and the path in it, as Arrow's readers take them."""
     return open_uri(place.uri) if isinstance(place, ObjectPath) else (pyarrow.fs.LocalFileSystem(), str(place))
-
-
-@contextmanager
-def on_disk(folder: Place) -> Iterator[Path]:
-    """The small folder of a net, or its one file; a copy of it as long as the block lasts, where it is in a store.
-
-    Raises:
-        UserError: there is nothing, or it cannot be read.
-    """
-    if isinstance(folder, Path):
-        yield folder
-        return
-    with TemporaryDirectory() as copy:
-        here = Path(copy) / folder.name
-        try:
-            if folder.exists():
-                here.write_bytes(folder.read_bytes())
-            else:
-                folder.must_be_there()
-                here.mkdir()
-                for file in files(folder, "*"):
-                    (here / file.name).write_bytes(file.read_bytes())
-        except OSError as wrong:
-            raise UserError(f"'{folder}' cannot be read ({wrong.strerror}); give the folder of a net") from None
-        yield here
 
 
 @contextmanager

@@ -1,14 +1,19 @@
-"""Which net of a retraining is in use: `RUN/current`, a link to the net of a round, moved on or back in one step."""
+"""Which net of a retraining is in use: `RUN/current`, a link to the net of a round, moved on or back in one step.
+
+A bucket has no links, nor anything that changes two objects in one step: there it is a copy, and `round.json` beside it
+says of which. Who is killed in between does it again when the run goes on.
+"""
 
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from models.checkpoint import CARD, net_of_round
+from models.checkpoint import CARD, WEIGHTS, net_of_round
 from orchestrator.errors import UserError
+from orchestrator.object_store import ObjectPath, Place
+from orchestrator.store import read_json, replace_folder, write_json
 
-CURRENT = "current"
+CURRENT, ROUND = "current", "round.json"
 
 
 class Verdict(NamedTuple):
@@ -41,19 +46,25 @@ def judge(rows: Sequence[Mapping[str, Any]], max_clean_drop: float) -> Verdict:
     return Verdict(number, True, f"robust accuracy {robust}, clean accuracy {clean}")
 
 
-def use(run: Path, number: int) -> None:
+def use(run: Place, number: int) -> None:
     """Point `RUN/current` to the net of a round; a reader sees the old one or the new one."""
     target = net_of_round(run, number)
-    if not (target / CARD).is_file():
+    if not (target / CARD).exists():
         raise UserError(f"'{run}' has no net of a round {number}; dxray retrain --show '{run}' lists its rounds")
+    if isinstance(run, ObjectPath):
+        replace_folder(target, run / CURRENT, only=(WEIGHTS, CARD))
+        write_json(run / CURRENT / ROUND, {"round": number})
+        return
     link = run / f".{CURRENT}.{os.getpid()}"
     link.unlink(missing_ok=True)
     link.symlink_to(target.relative_to(run))
     link.replace(run / CURRENT)
 
 
-def in_use(run: Path) -> int:
+def in_use(run: Place) -> int:
     """The round whose net `RUN/current` is."""
+    if isinstance(run, ObjectPath):
+        return int(read_json(run / CURRENT / ROUND)["round"])
     try:
         return int((run / CURRENT).readlink().parent.name)
     except (OSError, ValueError):

@@ -7,7 +7,6 @@ rounds end by a stop rule, and its most robust net takes the other's place where
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from defenses import defended
@@ -15,14 +14,18 @@ from defenses.adversarial_training import METHODS
 from models.checkpoint import CARD, WEIGHTS, ModelCard, load, net_of_round, read, versions
 from models.faces import FacesError
 from orchestrator import promotion
+from orchestrator.arguments import place
 from orchestrator.console import Console
-from orchestrator.errors import Interrupted, UserError
+from orchestrator.errors import FULL, Interrupted, UserError
 from orchestrator.intake import take_in
-from orchestrator.ray_session import connected, largest_node
+from orchestrator.object_store import Place
+from orchestrator.ray_session import largest_node
 from orchestrator.round_fit import ROUNDS, Recipe
 from orchestrator.rounds import JUDGES, rows_of, run_round, seconds_of, training_attack, write_rounds
+from orchestrator.shared_storage import joined
 from orchestrator.stop_rules import Rules, why_stop
 from orchestrator.store import locked, must_be_asked_alike, read_json, writable_folder, write_bytes, write_json
+from orchestrator.working_copy import load_net, on_disk
 
 FORMAT = "dxray retrain 1"
 CONFIG = "retrain.json"
@@ -75,7 +78,7 @@ class RetrainConfig:
     rules: Rules = field(default_factory=Rules)
 
 
-def retrain(config: RetrainConfig, out: Path, console: Console, *, address: str | None = None) -> dict[str, Any]:
+def retrain(config: RetrainConfig, out: Place, console: Console, *, address: str | None = None) -> dict[str, Any]:
     """Begin a run in `out` and do its rounds; where `out` holds this very run, it goes on.
 
     Returns:
@@ -91,18 +94,19 @@ def retrain(config: RetrainConfig, out: Path, console: Console, *, address: str 
     for name, usual in USUAL[config.method == ROUNDS].items():
         if getattr(config, name) is None:
             setattr(config, name, usual)
-    _, card = load(config.model, defend=defended)
+    with on_disk(place(config.model)) as net:
+        _, card = load(net, defend=defended)
+        card_bytes, weights = read(net)
     out = writable_folder(out, "the retraining's results")
-    with locked(out), _stops(out):
+    with locked(out, say=console.say), _stops(out):
         if (out / CONFIG).exists():
             record = recorded(out)
             _must_be_same(record, config, card, out)
             console.say(f"'{out}' holds this run; it goes on")
         else:
-            with connected(address):
+            with joined(out, address):
                 config.threads = config.threads or largest_node()
             new = _take_in(config, out, 0, card, console)
-            card_bytes, weights = read(config.model)
             for name, content in ((WEIGHTS, weights), (CARD, card_bytes)):
                 write_bytes(net_of_round(out, 0) / name, content)
             promotion.use(out, 0)
@@ -117,16 +121,16 @@ def retrain(config: RetrainConfig, out: Path, console: Console, *, address: str 
         return _go_on(record, out, console, address)
 
 
-def resume(out: Path, console: Console, *, address: str | None = None) -> dict[str, Any]:
+def resume(out: Place, console: Console, *, address: str | None = None) -> dict[str, Any]:
     """Go on with the run in `out`: rounds, attacks, epochs that are done are not done again. Raises as `retrain`."""
     out = out.expanduser().absolute()
     recorded(out)
     writable_folder(out, "the retraining's results")
-    with locked(out), _stops(out):
+    with locked(out, say=console.say), _stops(out):
         return _go_on(recorded(out), out, console, address)
 
 
-def update(out: Path, console: Console, *, label_by: str | None = None, address: str | None = None) -> dict[str, Any]:
+def update(out: Place, console: Console, *, label_by: str | None = None, address: str | None = None) -> dict[str, Any]:
     """Finish what was begun; then, where the source has new faces, take them in and do the rounds of a new generation.
 
     Args:
@@ -142,14 +146,14 @@ def update(out: Path, console: Console, *, label_by: str | None = None, address:
     out = out.expanduser().absolute()
     recorded(out)
     writable_folder(out, "the retraining's results")
-    with locked(out), _stops(out):
+    with locked(out, say=console.say), _stops(out):
         record = recorded(out)
         result = _go_on(record, out, console, address)
         config = config_of(record)
         config.label_by = label_by or config.label_by
         generation = len(record["generations"])
         current = promotion.in_use(out)
-        _, card = load(net_of_round(out, current), defend=defended)
+        _, card = load_net(net_of_round(out, current))
         new = _take_in(config, out, generation, card, console)
         count = new["train"] + new["validation"] + new["test"]
         if not count:
@@ -161,7 +165,7 @@ def update(out: Path, console: Console, *, label_by: str | None = None, address:
         return _go_on(record, out, console, address) | {"new_faces": count}
 
 
-def rollback(out: Path, console: Console, *, to_round: int | None = None) -> dict[str, Any]:
+def rollback(out: Place, console: Console, *, to_round: int | None = None) -> dict[str, Any]:
     """Put the net of an earlier round in use again: of `to_round`, or the one that was in use before the present one.
 
     Raises:
@@ -169,7 +173,7 @@ def rollback(out: Path, console: Console, *, to_round: int | None = None) -> dic
     """
     out = out.expanduser().absolute()
     recorded(out)
-    with locked(out):
+    with locked(out, say=console.say):
         record = recorded(out)
         current = promotion.in_use(out)
         changes = record.setdefault("changes", [])
@@ -184,7 +188,7 @@ def rollback(out: Path, console: Console, *, to_round: int | None = None) -> dic
     return {"out": str(out), "current": target, "before": current}
 
 
-def result_of(out: Path) -> dict[str, Any]:
+def result_of(out: Place) -> dict[str, Any]:
     """What is in the folder of a run, which may still go on."""
     out = out.expanduser().absolute()
     record = recorded(out)
@@ -197,7 +201,7 @@ def result_of(out: Path) -> dict[str, Any]:
     }
 
 
-def recorded(out: Path) -> dict[str, Any]:
+def recorded(out: Place) -> dict[str, Any]:
     """What `retrain.json` says, its rules as such; UserError where `out` holds no run, or one of another format."""
     record = read_json(out / CONFIG)
     if record.get("format") != FORMAT:
@@ -210,7 +214,7 @@ def config_of(record: dict[str, Any]) -> RetrainConfig:
     return RetrainConfig(**record["config"] | {"rules": Rules(**record["config"]["rules"])})
 
 
-def _go_on(record: dict[str, Any], out: Path, console: Console, address: str | None) -> dict[str, Any]:
+def _go_on(record: dict[str, Any], out: Place, console: Console, address: str | None) -> dict[str, Any]:
     """Do what is left of the last generation, and decide which net is in use after it."""
     config = config_of(record)
     generation = len(record["generations"]) - 1
@@ -232,7 +236,7 @@ def _go_on(record: dict[str, Any], out: Path, console: Console, address: str | N
 
 
 def _rounds(
-    config: RetrainConfig, asked: dict[str, Any], generation: int, out: Path, console: Console, address: str | None
+    config: RetrainConfig, asked: dict[str, Any], generation: int, out: Place, console: Console, address: str | None
 ) -> list[dict[str, Any]]:
     """The rows of a generation; its stop is put into `asked`."""
     assert config.eps is not None  # these were settled when the run was begun
@@ -241,7 +245,7 @@ def _rounds(
     first = asked["first_round"]
     attacks = {name: training_attack(name, config.eps, config.norm) for name in config.attacks}
     rows: list[dict[str, Any]] = []
-    with connected(address):
+    with joined(out, address):
         while (stop := why_stop(rows, config.rules, seconds=_seconds(out, rows)) if rows else None) is None:
             number = first + len(rows)
             recipe = Recipe(
@@ -277,7 +281,7 @@ def _rounds(
     return rows
 
 
-def _seconds(out: Path, rows: Sequence[dict[str, Any]]) -> float:
+def _seconds(out: Place, rows: Sequence[dict[str, Any]]) -> float:
     return sum(sum(seconds_of(out, row["round"]).values()) for row in rows)
 
 
@@ -289,7 +293,7 @@ def _told(row: dict[str, Any]) -> str:
     )
 
 
-def _take_in(config: RetrainConfig, out: Path, generation: int, card: ModelCard, console: Console) -> dict[str, Any]:
+def _take_in(config: RetrainConfig, out: Place, generation: int, card: ModelCard, console: Console) -> dict[str, Any]:
     source = {"spec": config.data, "seed": config.data_seed, "label": config.label}
     try:
         new = take_in(out, generation, source, card, label_by=config.label_by, held_out=config.held_out)
@@ -332,7 +336,7 @@ def _check(config: RetrainConfig) -> None:
         raise UserError("a retraining needs at least 1 round, 1 epoch and 1 held-out face")
 
 
-def _must_be_same(record: dict[str, Any], config: RetrainConfig, card: ModelCard, out: Path) -> None:
+def _must_be_same(record: dict[str, Any], config: RetrainConfig, card: ModelCard, out: Place) -> None:
     holds, otherwise = f"'{out}' holds a run", f"choose another --out, or go on with it: dxray retrain --resume '{out}'"
     must_be_asked_alike(
         asdict(config_of(record)), asdict(config), holds, otherwise, but={"model", "label_by", "threads"}
@@ -342,11 +346,18 @@ def _must_be_same(record: dict[str, Any], config: RetrainConfig, card: ModelCard
 
 
 @contextmanager
-def _stops(out: Path) -> Iterator[None]:
+def _stops(out: Place) -> Iterator[None]:
     """What ends a run before its time says how to go on with the run, not with the attack that was at work."""
     try:
         yield
     except KeyboardInterrupt:
         raise Interrupted(
             f"stopped by Ctrl-C; what is finished is kept; go on with: dxray retrain --resume '{out}'"
+        ) from None
+    except OSError as wrong:
+        if wrong.errno not in FULL:
+            raise
+        raise UserError(
+            f"'{out}' takes no more ({wrong.strerror}); what is finished is kept; make room, then go on with: "
+            f"dxray retrain --resume '{out}'"
         ) from None

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.arguments import folder
+from orchestrator.arguments import place
 from orchestrator.console import Console
 from orchestrator.errors import Busy, UserError
 
@@ -24,12 +24,12 @@ def add_options(made: argparse.ArgumentParser) -> None:
     made.add_argument("--label", metavar="COLUMN", help="the column that holds the labels (parquet:, hf:)")
     made.add_argument("--model", metavar="PATH", help="the net to begin with: a checkpoint, or a sweep's folder")
     ways = made.add_mutually_exclusive_group()
-    ways.add_argument("--resume", type=folder, metavar="RUN", help="go on with the stopped run in RUN")
+    ways.add_argument("--resume", type=place, metavar="RUN", help="go on with the stopped run in RUN")
     ways.add_argument(
-        "--update", type=folder, metavar="RUN", help="take in what is new in the source of RUN, and retrain; or say so"
+        "--update", type=place, metavar="RUN", help="take in what is new in the source of RUN, and retrain; or say so"
     )
-    ways.add_argument("--show", type=folder, metavar="RUN", help="the rounds of RUN, while it runs too")
-    ways.add_argument("--rollback", type=folder, metavar="RUN", help="put the net in use again that was before")
+    ways.add_argument("--show", type=place, metavar="RUN", help="the rounds of RUN, while it runs too")
+    ways.add_argument("--rollback", type=place, metavar="RUN", help="put the net in use again that was before")
     made.add_argument("--to-round", type=int, metavar="N", help="with --rollback: the net of this round")
     when = made.add_mutually_exclusive_group()
     when.add_argument("--every", metavar="TIME", help="stay, and look for new faces every 24h, 90m, 7d, ...")

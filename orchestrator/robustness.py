@@ -13,14 +13,14 @@ from torch import nn
 from defenses import TAUGHT, defended, parse, text_of
 from defenses.front import InFront
 from defenses.judging import WAYS, judged
-from defenses.victim import behind, load_victim, restore
+from defenses.victim import behind, restore
 from models.checkpoint import ModelCard, save, versions
 from models.faces import Faces, read
-from models.victim import read as read_victim
 from orchestrator.console import Console
 from orchestrator.curves import draw_robustness
 from orchestrator.errors import UserError
 from orchestrator.store import column, writable_folder, write_bytes, write_json, write_table
+from orchestrator.working_copy import load_net, read_net
 
 FORMAT = "dxray robustness 1"
 LESSON = 4000  # training faces that a defence learns from
@@ -53,7 +53,7 @@ class RobustnessConfig:
     """What is asked.
 
     Attributes:
-        models: as `defenses.victim.load_victim` takes them, each by itself and behind each of `defenses`, if any.
+        models: as `working_copy.load_net` takes them, each by itself and behind each of `defenses`, if any.
         data, label, data_seed: as `models.faces.read` takes them; the test split is attacked.
         defenses: as `defenses.parse` takes them. One that must learn does so on the first `LESSON` training faces.
         plain: another net, on which transferred images are made for undefended ones; None: the first other one of
@@ -97,7 +97,7 @@ def robustness(config: RobustnessConfig, out: Path, console: Console) -> dict[st
     """
     _check(config)
     defences = [_parsed(text) for text in config.defenses or []]
-    loaded = {model: load_victim(model) for model in [*config.models, *([config.plain] if config.plain else [])]}
+    loaded = {model: load_net(model) for model in [*config.models, *([config.plain] if config.plain else [])]}
     first = loaded[config.models[0]][1]
     for model, (_, card) in loaded.items():
         _must_agree(model, card, config.models[0], first)
@@ -198,7 +198,7 @@ def _nets(
             put, of_both = _taught(net, card, defence, faces, config.seed, place)
         else:
             try:
-                put, of_both = restore(*behind(*read_victim(model), defence))
+                put, of_both = restore(*behind(*read_net(model), defence))
             except ValueError as wrong:
                 raise UserError(f"--defense {text_of(defence)} with '{model}': {wrong}") from None
         found.append(_Judged(model, put, net, of_both))

@@ -4,6 +4,7 @@
 """
 
 import copy
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -18,13 +19,16 @@ from attacks.pgd import pgd
 from defenses import defended
 from defenses.adversarial_training import adversarial, collapsed, guard
 from models.checkpoint import load, net_of_round, save
+from models.faces import SPLITS
 from models.train import fit, logits_of
 from orchestrator.cell import RESULT, STATE, reason_of
 from orchestrator.errors import FULL, UserError
 from orchestrator.guard import Report, Unwritable, settled, unwritable
 from orchestrator.intake import Held, held, held_in, shuffled
+from orchestrator.object_store import Place, files
 from orchestrator.ray_session import gpus, largest_node
 from orchestrator.store import write_json
+from orchestrator.working_copy import worked_in
 
 ROUNDS = "rounds"  # the method that learns from an attack on the net before; the others are of `METHODS`
 WATCHED = 256  # validation faces on which an adversarial training is watched, and its best epoch chosen
@@ -49,8 +53,11 @@ class Recipe:
     threads: int = 1
 
 
-def on_a_worker(run: Path, number: int, recipe: Recipe) -> dict[str, Any]:
+def on_a_worker(run: Place, number: int, recipe: Recipe) -> dict[str, Any]:
     """What `fit_round` returns, done by a Ray task that has a GPU where there is one.
+
+    Args:
+        run: the run's folder, absolute, or its place in a bucket.
 
     Raises:
         UserError: the training failed, with its reason.
@@ -65,7 +72,9 @@ def on_a_worker(run: Path, number: int, recipe: Recipe) -> dict[str, Any]:
     return dict(result)
 
 
-def fit_round(run: Path, number: int, recipe: Recipe) -> dict[str, Any]:
+def fit_round(
+    run: Path, number: int, recipe: Recipe, *, on_epoch: Callable[[dict[str, Any]], None] | None = None
+) -> dict[str, Any]:
     """Train the net of a round, save it, and measure it; a training begun in the same folder goes on.
 
     Returns:
@@ -82,7 +91,7 @@ def fit_round(run: Path, number: int, recipe: Recipe) -> dict[str, Any]:
     parent, card = load(net_of_round(run, recipe.parent), defend=defended)
     net = copy.deepcopy(parent)
     train, validation, test = (held(run, split, card) for split in ("train", "validation", "test"))
-    joined = held_in(sorted(run.glob("rounds/*/joined.parquet")), card)
+    joined = held_in(files(run, "rounds/*/joined.parquet"), card)
     history: list[dict[str, Any]] = []
     if recipe.epochs:
         if recipe.from_scratch:
@@ -99,6 +108,7 @@ def fit_round(run: Path, number: int, recipe: Recipe) -> dict[str, Any]:
             strength=0.0 if recipe.method == ROUNDS else 0.4,
             seed=recipe.seed + number,
             state=_folder(run, number) / STATE,
+            on_epoch=on_epoch,
             **({} if recipe.method == ROUNDS else _in_each_batch(recipe, validation)),
         )
     answers, before = (logits_of(one, validation.images).argmax(1).numpy() for one in (net, parent))
@@ -140,20 +150,30 @@ def _in_each_batch(recipe: Recipe, validation: Held) -> dict[str, Any]:
     }
 
 
-def _folder(run: Path, number: int) -> Path:
+def _folder(run: Place, number: int) -> Any:
     return net_of_round(run, number).parent / "fit"
 
 
-def _settled(run: Path, number: int, recipe: Recipe) -> dict[str, Any]:
+def _settled(run: Place, number: int, recipe: Recipe) -> dict[str, Any]:
+    nets = (f"rounds/{recipe.parent:04d}/net/*", f"rounds/{number:04d}/net/*", f"rounds/{number:04d}/fit/*")
+    faces = (f"faces/{split}/*" for split in SPLITS)
     try:
-        return settled(partial(_work, run, number, recipe), _folder(run, number), on_message=unwritable)
-    except Unwritable as wrong:
+        with worked_in(run, *nets, *faces, "rounds/*/joined.parquet") as (here, keep):
+
+            def heard(message: str | None) -> None:
+                keep()
+                if message is not None:
+                    unwritable(message)
+
+            return settled(partial(_work, here, number, recipe), _folder(here, number), on_message=heard)
+    except (Unwritable, OSError) as wrong:
         return {"status": "KO", "reason": f"{wrong}; make room there, then resume"}
 
 
 def _work(run: Path, number: int, recipe: Recipe, send: Report) -> None:
     try:
-        result = {"status": "ok", "reason": None, **fit_round(run, number, recipe)}
+        fitted = fit_round(run, number, recipe, on_epoch=lambda _: send(None))
+        result = {"status": "ok", "reason": None, **fitted}
     except Exception as wrong:
         if isinstance(wrong, OSError) and wrong.errno in FULL:
             send(f"'{run}' takes no more ({wrong.strerror})")

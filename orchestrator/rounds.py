@@ -10,7 +10,6 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from inspect import signature
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from models.checkpoint import CARD, WEIGHTS, net_of_round
 from orchestrator.batch_attack import AttackConfig, attack
 from orchestrator.console import Console
 from orchestrator.intake import held_out_table, sample
+from orchestrator.object_store import Place, files
 from orchestrator.round_fit import Recipe, on_a_worker
 from orchestrator.stages import timed
 from orchestrator.store import column, read_json, read_rows, replace_folder, write_json, write_table
@@ -80,7 +80,7 @@ _FOUGHT = ("fooled", "missed")  # the faces that the net had right
 
 
 def run_round(
-    run: Path,
+    run: Place,
     number: int,
     generation: int,
     recipe: Recipe,
@@ -141,18 +141,18 @@ def run_round(
     return row
 
 
-def rows_of(run: Path) -> list[dict[str, Any]]:
+def rows_of(run: Place) -> list[dict[str, Any]]:
     """The rows of all rounds that are done, in their order."""
-    return [read_json(file) for file in sorted(run.glob(f"rounds/*/{ROW}"))]
+    return [read_json(file) for file in files(run, f"rounds/*/{ROW}")]
 
 
-def seconds_of(run: Path, number: int) -> dict[str, float]:
+def seconds_of(run: Place, number: int) -> dict[str, float]:
     """Seconds of the stages of a round."""
     file = _folder(run, number) / TIMING
     return {name: float(value) for name, value in read_json(file).items()} if file.exists() else {}
 
 
-def write_rounds(run: Path) -> None:
+def write_rounds(run: Place) -> None:
     """`rounds.parquet`, the same however often the run was stopped; `timing.parquet`, what differs."""
     rows = rows_of(run)
     write_table(run / "rounds.parquet", pa.Table.from_pylist(rows, schema=ROUND))
@@ -172,7 +172,7 @@ def training_attack(name: str, eps: float, norm: str | None) -> dict[str, Any]:
     return options
 
 
-def _joined(folder: Path, number: int, attacks: Sequence[str]) -> dict[str, int]:
+def _joined(folder: Place, number: int, attacks: Sequence[str]) -> dict[str, int]:
     """Write what of the attacks joins the training; how many were attacked, and how many fooled."""
     attacked, made = 0, []
     for name in attacks:
@@ -199,7 +199,7 @@ def _joined(folder: Path, number: int, attacks: Sequence[str]) -> dict[str, int]
 
 
 def _judged(
-    run: Path,
+    run: Place,
     number: int,
     generation: int,
     seed: int,
@@ -232,12 +232,12 @@ def _judged(
     }
 
 
-def _folder(run: Path, number: int) -> Path:
+def _folder(run: Place, number: int) -> Any:
     return net_of_round(run, number).parent
 
 
 @contextmanager
-def _timed(folder: Path, clock: dict[str, float], stage: str) -> Iterator[None]:
+def _timed(folder: Place, clock: dict[str, float], stage: str) -> Iterator[None]:
     try:
         with timed(clock, stage):
             yield

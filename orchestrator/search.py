@@ -5,7 +5,6 @@ so far and their results alone. So a sweep that was killed needs no state of the
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +13,7 @@ from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search import Searcher
 
 from orchestrator.errors import UserError
+from orchestrator.object_store import Place
 from orchestrator.store import read_json, write_json
 
 SEARCHES = ("grid", "random", "optuna")
@@ -52,7 +52,7 @@ class Study:
     """
 
     def __init__(
-        self, cells: Cells, out: Path, *, samples: int, seed: int, rows: Mapping[int, Mapping[str, Any]]
+        self, cells: Cells, out: Place, *, samples: int, seed: int, rows: Mapping[int, Mapping[str, Any]]
     ) -> None:
         self._cells, self._ledger, self._samples, self._seed, self._rows = cells, out / LEDGER, samples, seed, rows
         self.proposed: list[int] = read_json(self._ledger)["proposed"] if self._ledger.exists() else []

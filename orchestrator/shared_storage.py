@@ -2,12 +2,24 @@
 
 import socket
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+from orchestrator.arguments import place
 from orchestrator.errors import UserError
-from orchestrator.object_store import ObjectPath, Place, files, place
+from orchestrator.object_store import ObjectPath, Place, files
+from orchestrator.ray_session import connected
 from orchestrator.store import writable_folder, write_bytes
+
+
+@contextmanager
+def joined(out: Place, address: str | None) -> Iterator[None]:
+    """A cluster, as `connected` gives it, each node of which can write to the bucket that `out` is in, if it is."""
+    with connected(address):
+        if isinstance(out, ObjectPath):
+            must_be_shared(out)
+        yield
 
 
 def must_be_shared(folder: Place, *, readable: Sequence[Place] = (), seconds: float = 60.0) -> None:

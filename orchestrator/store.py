@@ -171,8 +171,15 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def replace_folder(source: Path, target: Path, *, only: Sequence[str]) -> None:
-    """Copy those files of a folder over another folder, which is whole or absent at any moment, never a mixture."""
+def replace_folder(source: Place, target: Place, *, only: Sequence[str]) -> None:
+    """Copy those files of a folder over another folder, which is whole or absent at any moment, never a mixture.
+
+    In a bucket, where no two objects change at once, they are replaced in their order: the last is to tell a mixture.
+    """
+    if isinstance(source, ObjectPath) or isinstance(target, ObjectPath):
+        for name in only:
+            (target / name).write_bytes((source / name).read_bytes())
+        return
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
@@ -192,7 +199,9 @@ def read_json(path: Place) -> dict[str, Any]:
         value = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise UserError(f"{path.parent} holds no {path.name}; give the folder that a dxray command wrote") from None
-    except (OSError, ValueError) as wrong:
+    except OSError as wrong:
+        raise UserError(f"{path} cannot be read ({wrong.strerror}); check your right to it") from None
+    except ValueError as wrong:
         raise UserError(f"{path} cannot be read ({wrong}); the run must be started anew") from None
     if not isinstance(value, dict):
         raise UserError(f"{path} is not a JSON object; the run must be started anew")

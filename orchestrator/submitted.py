@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator import cli
+from orchestrator.arguments import place
 from orchestrator.console import Console
 from orchestrator.errors import UserError
 from orchestrator.inputs import absolute
-from orchestrator.object_store import ObjectPath, Place, place
+from orchestrator.object_store import SCHEMES, ObjectPath, Place
 from orchestrator.ray_session import connected, machines
 from orchestrator.shared_storage import must_be_shared
 from orchestrator.store import read_json, write_json
@@ -48,10 +49,6 @@ def _run(verb: str, arguments: list[str]) -> int:
     address = options.address or "auto"
     named = options.resume or getattr(options, "update", None)
     out = (named or options.out or _runs() / verb).expanduser().absolute()
-    if isinstance(out, ObjectPath) and verb != "attack":
-        raise UserError(
-            f"a {verb} cannot be in a bucket, as {RUNS} says ('{out}'); give --out, a folder that every machine sees"
-        )
     with connected(address), _gathered(Console(as_json=options.json)):
         must_be_shared(out, readable=readable_places(getattr(options, "paths", ())))
         return cli.main([verb, *arguments, "--address", address] if named else _command(verb, arguments, out, address))
@@ -62,7 +59,8 @@ def readable_places(given: Sequence[str]) -> list[Place]:
 
     Hugging Face data sets are not among them, nor are patterns, which only the head resolves.
     """
-    found = [place(one.removeprefix("parquet:").removeprefix("list:")) for one in map(absolute, given)]
+    named = [one.removeprefix("parquet:").removeprefix("list:") for one in map(absolute, given)]
+    found = [place(one) for one in named if "://" not in one or one.partition("://")[0] in SCHEMES]
     return [
         one for one in found if isinstance(one, ObjectPath) or (one.is_absolute() and not set(str(one)) & set("*?["))
     ]

@@ -1,9 +1,8 @@
 """`dxray sweep`: what was asked and with which faces; the trainings, a table of every cell, and the best net saved."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 from models.checkpoint import versions
@@ -15,9 +14,11 @@ from orchestrator.console import Console
 from orchestrator.errors import Interrupted, UserError
 from orchestrator.grid import Grid, cells
 from orchestrator.mlflow_log import MlflowLog
+from orchestrator.object_store import Place, files
 from orchestrator.packing import gpu_share, on_a_gpu
-from orchestrator.ray_session import connected, cpus, feeders, gpus, largest_node, memory_for_each, slots
+from orchestrator.ray_session import cpus, feeders, gpus, largest_node, memory_for_each, slots
 from orchestrator.search import chosen
+from orchestrator.shared_storage import joined
 from orchestrator.store import locked, read_json, writable_folder, write_json
 from orchestrator.trials import best_of
 from orchestrator.tuning import Limits, train_cells
@@ -63,7 +64,7 @@ class SweepConfig:
 
 
 def sweep(
-    config: SweepConfig, out: Path, console: Console, *, address: str | None = None, faces: Faces | None = None
+    config: SweepConfig, out: Place, console: Console, *, address: str | None = None, faces: Faces | None = None
 ) -> dict[str, Any]:
     """Train the cells of the grid; returns the rows of the table, and where the best net is.
 
@@ -78,13 +79,13 @@ def sweep(
     """
     todo, data, hashes = asked(config, console, faces)
     out = writable_folder(out, "the sweep's results")
-    with locked(out):
+    with locked(out, say=console.say):
         if (out / CONFIG).exists():
             raise UserError(
                 f"'{out}' already holds a sweep; choose another --out, or go on with it: dxray sweep --resume '{out}'"
             )
         log = MlflowLog(config.mlflow, out, console) if config.mlflow else None
-        with _stops(out, len(todo)), connected(address):
+        with _stops(out, len(todo)), joined(out, address):
             share_out(config, todo, data)
             record = {"format": FORMAT, "config": asdict(config), "cells": todo, **hashes}
             write_json(out / CONFIG, record | {"versions": versions()})
@@ -103,7 +104,7 @@ def asked(
     return todo, *_arrays(config, faces or _read(config, console), console)
 
 
-def resume(out: Path, console: Console, *, address: str | None = None, faces: Faces | None = None) -> dict[str, Any]:
+def resume(out: Place, console: Console, *, address: str | None = None, faces: Faces | None = None) -> dict[str, Any]:
     """Go on with the sweep in `out`: finished cells are not done again, others go on from their last epoch.
 
     Raises:
@@ -116,13 +117,13 @@ def resume(out: Path, console: Console, *, address: str | None = None, faces: Fa
     for source, (then, now) in _sources(config, record, hashes).items():
         if then != now:
             raise UserError(f"'{source}' holds other faces than when '{out}' was started; put them back")
-    with locked(writable_folder(out, "the sweep's results")):
+    with locked(writable_folder(out, "the sweep's results"), say=console.say):
         log = MlflowLog(config.mlflow, out, console) if config.mlflow else None
-        with _stops(out, len(record["cells"])), connected(address):
+        with _stops(out, len(record["cells"])), joined(out, address):
             return _train(config, record["cells"], data, out, console, log)
 
 
-def recorded(out: Path) -> tuple[SweepConfig, dict[str, Any]]:
+def recorded(out: Place) -> tuple[SweepConfig, dict[str, Any]]:
     """What the sweep in `out` was asked, and its record whole.
 
     Raises:
@@ -135,12 +136,14 @@ def recorded(out: Path) -> tuple[SweepConfig, dict[str, Any]]:
 
 
 @contextmanager
-def _stops(out: Path, nets: int) -> Iterator[None]:
+def _stops(out: Place, nets: int) -> Iterator[None]:
     """What ends a sweep before its time, as one sentence that says what is kept and how to go on."""
 
     def go_on() -> str:
-        ended = len(list(out.glob(f"cells/*/{RESULT}")))
-        return f"{ended} of {nets} nets are finished and kept; go on with: dxray sweep --resume '{out}'"
+        with suppress(OSError):  # a bucket that does not answer does not say either
+            ended = len(files(out, f"cells/*/{RESULT}"))
+            return f"{ended} of {nets} nets are finished and kept; go on with: dxray sweep --resume '{out}'"
+        return f"what is finished is kept; go on with: dxray sweep --resume '{out}'"
 
     try:
         yield
@@ -181,7 +184,7 @@ def _train(
     config: SweepConfig,
     todo: list[dict[str, Any]],
     data: Mapping[str, Any],
-    out: Path,
+    out: Place,
     console: Console,
     log: MlflowLog | None,
 ) -> dict[str, Any]:

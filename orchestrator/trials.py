@@ -1,14 +1,13 @@
 """The tables of a sweep: a row for each cell, for each of its epochs, and for each layer in each epoch."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from orchestrator.grid import PARAMETERS, Parameter
-from orchestrator.store import column, read_json, write_table
+from orchestrator.object_store import Place
+from orchestrator.store import column, read_json, read_table, write_table
 
 Row = Mapping[str, Any]
 
@@ -113,7 +112,7 @@ def _mark(result: Row) -> str | None:
     return None
 
 
-def write_tables(out: Path, rows: Sequence[Row]) -> None:
+def write_tables(out: Place, rows: Sequence[Row]) -> None:
     """`trials.parquet`, `epochs.parquet`, `timing.parquet` and, where layers were looked at, `layers.parquet` in `out`.
 
     All are written anew each time, which a sweep does as each cell ends: 0.1 s for 210 cells of 40 epochs.
@@ -151,7 +150,7 @@ def _table(rows: Sequence[Row], schema: pa.Schema) -> pa.Table:
     return pa.table({name: [row.get(name) for row in rows] for name in schema.names}, schema=schema)
 
 
-def read_trials(out: Path) -> list[dict[str, Any]]:
+def read_trials(out: Place) -> list[dict[str, Any]]:
     """The rows that the sweep in `out` has written so far, without their epochs; cells that have not ended are pending.
 
     Raises:
@@ -160,7 +159,7 @@ def read_trials(out: Path) -> list[dict[str, Any]]:
     found = {index: pending_row(index, cell) for index, cell in enumerate(read_json(out / "sweep.json")["cells"])}
     for file in ("trials.parquet", "timing.parquet"):
         if (out / file).exists():
-            for row in pq.read_table(out / file).to_pylist():
+            for row in read_table(out / file).to_pylist():
                 found.setdefault(row["cell"], {}).update(row)
     return [found[index] for index in sorted(found)]
 

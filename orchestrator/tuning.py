@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from logging import CRITICAL, getLogger
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -17,9 +16,11 @@ from orchestrator.console import Console
 from orchestrator.grid import NET_PARAMETERS
 from orchestrator.guard import Unwritable, run_cell
 from orchestrator.mlflow_log import MlflowLog
+from orchestrator.object_store import Place, files, in_arrow
 from orchestrator.ray_session import BASE, cpus, gpus
 from orchestrator.search import HALVE, CellSearcher, Study, early_stopping
 from orchestrator.watcher import LOST, Watcher, folder_of
+from orchestrator.working_copy import worked_in
 
 Cells = Sequence[Mapping[str, Any]]
 
@@ -44,7 +45,7 @@ class Limits:
 def train_cells(
     cells: Cells,
     data: Mapping[str, Any],
-    out: Path,
+    out: Place,
     console: Console,
     limits: Limits,
     *,
@@ -56,11 +57,11 @@ def train_cells(
 
     Args:
         data: as `cell.train_cell` takes it; put into Ray's object store once and read there by every training.
-        out: the sweep's folder.
+        out: the sweep's folder, absolute, or its place in a bucket.
         study: how many cells Optuna may propose, and its seed; None: all of `cells` are trained.
 
     Raises:
-        OSError, or an exception that it has led to: the disk of `out` is full or read-only.
+        OSError, or an exception that it has led to: `out` takes no more.
     """
     shared = ray.put(data)
     work = [work_of(cell, data) for cell in cells]
@@ -79,6 +80,7 @@ def train_cells(
         f"with {limits.threads} CPU each, on {cpus()} CPUs and {gpus():g} GPUs"
         + (f"; each may take {limits.gib:.3g} GiB" if limits.gib else "")
     )
+    system, path = in_arrow(out)
     tuner = tune.Tuner(
         tune.with_resources(
             # A list, for Tune would put the reference itself into the store.
@@ -95,8 +97,9 @@ def train_cells(
             trial_dirname_creator=_name,
         ),
         run_config=tune.RunConfig(
-            name=f"tune-{len(list(out.glob('tune-*')))}",
-            storage_path=str(out),
+            name=f"tune-{len({file.parent for file in files(out, 'tune-*/*')})}",
+            storage_path=path,
+            storage_filesystem=system,
             callbacks=[watcher, TBXLoggerCallback()],
             failure_config=tune.FailureConfig(max_failures=LOST),
             verbose=0,
@@ -112,31 +115,33 @@ def train_cells(
     return watcher.table()
 
 
-def _trial(config: dict[str, Any], shared: list[ray.ObjectRef], out: Path, limits: Limits) -> None:
+def _trial(config: dict[str, Any], shared: list[ray.ObjectRef], out: Place, limits: Limits) -> None:
     """All that Tune knows of a cell."""
     import torch._dynamo  # noqa: F401  # here, once: optimizers load it, which takes each process a second
 
     index, cell = config["index"], config["cell"]
 
     def report(row: dict[str, Any]) -> None:
+        keep()  # first: whoever stops the training by this report finds its state
         figures = {name: value for name, value in row.items() if isinstance(value, (int, float))}
         # The step by which TensorBoard draws, also after a training went on elsewhere.
         figures["timesteps_total"] = row["epoch"]
         tune.report(figures if row["epoch"] == cell["epochs"] else figures | {HALVE: row["epoch"]})
 
     try:
-        run_cell(
-            cell,
-            ray.get(shared[0]),
-            folder_of(out, index),
-            time_limit=limits.seconds,
-            on_epoch=report,
-            threads=limits.threads,
-            memory_limit=limits.gib,
-            gpu_share=limits.gpu_share or 1.0,
-        )
+        with worked_in(folder_of(out, index), "*") as (folder, keep):
+            run_cell(
+                cell,
+                ray.get(shared[0]),
+                folder,
+                time_limit=limits.seconds,
+                on_epoch=report,
+                threads=limits.threads,
+                memory_limit=limits.gib,
+                gpu_share=limits.gpu_share or 1.0,
+            )
         tune.report({"ended": True})
-    except Unwritable as wrong:
+    except (Unwritable, OSError) as wrong:
         tune.report({"unwritable": str(wrong)})
 
 

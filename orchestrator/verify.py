@@ -6,15 +6,15 @@ from typing import Any
 
 from torch import nn
 
-from defenses.victim import load_victim
 from models.checkpoint import ModelCard
 from models.images import UnreadableImage
 from models.predict import Prediction, predict
 from orchestrator.console import Console
 from orchestrator.errors import UserError
-from orchestrator.object_store import Place, on_disk
+from orchestrator.object_store import Place
 from orchestrator.rows import CONFIG
 from orchestrator.store import parts, read_json, read_rows, writable_folder, write_records
+from orchestrator.working_copy import load_net
 
 STILL_FOOLS = "still fools"
 NOT_COUNTED = "not counted: it was not fooled"
@@ -35,9 +35,8 @@ def verify(out: Place, console: Console, *, model: str | None = None, report: Pl
         UserError: there is no finished part, or the other net takes images of another size than were saved.
     """
     record = read_json(out / CONFIG)
-    with on_disk(out / "model") as own:
-        attacked = load_victim(own)[1]
-        net, card = load_victim(model or own)
+    attacked = load_net(out / "model")[1]
+    net, card = load_net(model or out / "model")
     if (card.size, card.channels) != (attacked.size, attacked.channels):
         raise UserError(
             f"'{model}' takes {_form(card)} images, but those in '{out}' were saved for {_form(attacked)}; "

@@ -1,7 +1,6 @@
 """What the driver does as cells end: tables, the best net, progress; and cells that were stopped early are measured."""
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -12,9 +11,11 @@ from models.checkpoint import CARD, WEIGHTS
 from orchestrator.cell import RESULT, measure_stopped
 from orchestrator.grid import varied
 from orchestrator.guard import ORPHAN
+from orchestrator.object_store import Place, files
 from orchestrator.progress import Board
 from orchestrator.store import locked, read_json, replace_folder, write_json
 from orchestrator.trials import best_of, trial_row, write_tables
+from orchestrator.working_copy import worked_in
 
 STOPPED = "stopped.json"  # in the folder of a cell that is not to go on, until it is measured
 LOST = 2  # a cell whose worker is lost, with its node or alone, is begun again (from its last epoch) that often
@@ -22,7 +23,8 @@ LOST = 2  # a cell whose worker is lost, with its node or alone, is begun again 
 Row = dict[str, Any]
 
 
-def folder_of(out: Path, index: int) -> Path:
+def folder_of(out: Place, index: int) -> Any:
+    """Of a cell; a `Place` as `out` is."""
     return out / "cells" / f"{index:04d}"
 
 
@@ -39,7 +41,7 @@ class Watcher(tune.Callback):
         self,
         cells: Sequence[Mapping[str, Any]],
         work: Sequence[float],
-        out: Path,
+        out: Place,
         data: ray.ObjectRef,
         on_row: Callable[[Row], None] | None = None,
     ) -> None:
@@ -48,12 +50,13 @@ class Watcher(tune.Callback):
         self.rows: dict[int, Row] = {}
         self._names = varied(cells) or ["net"]
         self._measuring: dict[ray.ObjectRef, int] = {}
-        for folder in sorted((out / "cells").glob("[0-9]*")):
-            index = int(folder.name)
-            if (folder / RESULT).exists():
-                self._keep(index)
-            elif (folder / STOPPED).exists():
-                self._measure(index)
+        ended, stopped = (
+            {int(file.parent.name) for file in files(out, f"cells/[0-9]*/{name}")} for name in (RESULT, STOPPED)
+        )
+        for index in sorted(ended):
+            self._keep(index)
+        for index in sorted(stopped - ended):
+            self._measure(index)
         if self.rows:
             self._write()
 
@@ -140,7 +143,7 @@ class Watcher(tune.Callback):
         write_tables(self.out, rows)
         best = best_of(rows)
         if best and _sha256(self.out / "best") != best["sha256"]:
-            replace_folder(folder_of(self.out, best["cell"]), self.out / "best", only=(CARD, WEIGHTS))
+            replace_folder(folder_of(self.out, best["cell"]), self.out / "best", only=(WEIGHTS, CARD))
 
     def _called(self, index: int) -> str:
         cell = self.cells[index]
@@ -148,8 +151,9 @@ class Watcher(tune.Callback):
 
 
 @ray.remote(num_cpus=0)
-def _measured(cell: Mapping[str, Any], data: Mapping[str, Any], folder: Path) -> None:
-    with locked(folder, patience=ORPHAN):  # the process that was stopped may not be gone yet
+def _measured(cell: Mapping[str, Any], data: Mapping[str, Any], place: Place) -> None:
+    # The lock: the process that was stopped may not be gone yet.
+    with worked_in(place, "*") as (folder, _), locked(folder, patience=ORPHAN):
         try:
             measure_stopped(cell, data, folder)
         except Exception as wrong:
@@ -169,5 +173,5 @@ def _lost(trial: Trial) -> str:
     return f"its Ray worker was lost {trial.num_failures} times (killed, or its node died)"
 
 
-def _sha256(folder: Path) -> str | None:
+def _sha256(folder: Place) -> str | None:
     return read_json(folder / CARD)["sha256"] if (folder / CARD).exists() else None

@@ -165,7 +165,7 @@ def sweep(workers: int, seconds: float, *, each: int = 4, epochs: int = 10) -> N
     images = np.zeros((8, 1, 48, 48), np.uint8)
     with cluster(workers, 4), connected(), tempfile.TemporaryDirectory() as out:
         ray.get([ray.remote(num_cpus=1)(warm).remote() for _ in range(workers)])
-        tuning._trial = sleeping
+        tuning._trial = sleeping  # type: ignore[assignment]
         cpu = time.process_time()
         data = {"train": (images, np.zeros(8, np.int64)), "classes": ("a", "b")}
         rows = tuning.train_cells(todo, data, Path(out), Console(as_json=True), Slots(workers))  # type: ignore[arg-type]

@@ -1,6 +1,7 @@
 """The command line as a function, and what runs leave on disk without a training or an attack behind it."""
 
-from collections.abc import Callable, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +9,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from models.faces import Faces
 from models.images import encode_png
+from orchestrator import lease
 from orchestrator.cli import main
 from orchestrator.grid import Grid, cells
 from orchestrator.store import TRIPLE, write_json, write_part
 from orchestrator.trials import pending_row, trial_row
+from tests.orchestrator.amazon import SHORT, serving
 
 Row = dict[str, Any]
 Said = tuple[int, str, str]
@@ -28,6 +32,30 @@ def dxray(capsys: pytest.CaptureFixture[str]) -> Callable[..., Said]:
         return (code, *capsys.readouterr())
 
     return run
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    """The address of an S3 server with a bucket called `lab`, empty at the beginning of each file of tests."""
+    with serving() as address:
+        yield address
+
+
+@pytest.fixture
+def short_lease(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, seconds in zip(("BEAT", "LEASE", "SETTLE"), json.loads(SHORT), strict=True):
+        monkeypatch.setattr(lease, name, seconds)
+
+
+@pytest.fixture(scope="session")
+def many(tmp_path_factory: pytest.TempPathFactory, faces: Faces) -> Path:
+    """48 faces, none of which asks for anything of the planted attack."""
+    folder = tmp_path_factory.mktemp("many")
+    for i, image in enumerate(faces.images[:48]):
+        image = image.copy()
+        image[0, 0, 0] = 0
+        (folder / f"{i:02}.png").write_bytes(encode_png(image))
+    return folder
 
 
 @pytest.fixture

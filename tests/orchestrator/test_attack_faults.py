@@ -15,23 +15,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from models.faces import Faces
 from models.images import encode_png
 from orchestrator.store import parts, read_rows
 
 PLANTED = Path(__file__).parent / "planted"
 MARK = 201
-
-
-@pytest.fixture(scope="module")
-def many(tmp_path_factory: pytest.TempPathFactory, faces: Faces) -> Path:
-    """48 faces, none of which asks for anything."""
-    folder = tmp_path_factory.mktemp("many")
-    for i, image in enumerate(faces.images[:48]):
-        image = image.copy()
-        image[0, 0, 0] = 0
-        (folder / f"{i:02}.png").write_bytes(encode_png(image))
-    return folder
 
 
 def asks_for(path: Path, deed: int) -> None:

@@ -10,16 +10,18 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from orchestrator.object_store import Place
+
 PLANTED = Path(__file__).parent / "planted"
 SMALL: dict[str, list[Any]] = {"net": ["convnet"], "convs": [1], "filters": [2], "epochs": [1], "dropout": [0.0]}
 
 
-def planted(verb: str, out: Path, asked: dict[str, Any], ray: dict[str, Any], **environment: str) -> str:
+def planted(verb: str, out: Place, asked: dict[str, Any], ray: dict[str, Any], **environment: str) -> str:
     """Run a sweep by the script of planted faults; what it said."""
     code = Path(__file__).resolve().parents[2]
     paths = os.pathsep.join(map(str, (PLANTED, code)))
     ended = subprocess.run(
-        [sys.executable, PLANTED / "planted_sweep.py", verb, out, json.dumps(asked), json.dumps(ray)],
+        [sys.executable, PLANTED / "planted_sweep.py", verb, str(out), json.dumps(asked), json.dumps(ray)],
         env=os.environ | {"PYTHONPATH": paths, "RAY_USAGE_STATS_ENABLED": "0"} | environment,
         cwd=code,
         capture_output=True,

@@ -15,8 +15,10 @@ from torch._subclasses.fake_tensor import FakeTensor
 import orchestrator.tuning
 from models import MODELS
 from models.convnet import ConvNet
+from orchestrator.arguments import place
 from orchestrator.console import Console
 from orchestrator.guard import run_cell
+from orchestrator.object_store import Place
 from orchestrator.progress import Board
 from orchestrator.sweep import SweepConfig, sweep
 
@@ -76,7 +78,7 @@ def spied(train: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-def lose_a_node(config: SweepConfig, out: Path) -> None:
+def lose_a_node(config: SweepConfig, out: Place) -> None:
     """The sweep on two nodes of one CPU each, one of which dies when both are in the middle of a training."""
     epochs: dict[int, int] = {}
     with two_nodes("planted_sweep.register") as (cluster, lost):
@@ -95,7 +97,7 @@ if __name__ == "__main__":
     verb, folder, asked, *rest = sys.argv[1:]
     register()
     if verb == "lose_a_node":
-        lose_a_node(SweepConfig(**json.loads(asked)), Path(folder))
+        lose_a_node(SweepConfig(**json.loads(asked)), place(folder))
     else:
         with own_ray("planted_sweep.register", address="local", **json.loads(rest[0] if rest else "{}")):
-            sweep(SweepConfig(**json.loads(asked)), Path(folder), Console())
+            sweep(SweepConfig(**json.loads(asked)), place(folder), Console())

@@ -1,0 +1,75 @@
+"""A retraining in a bucket: killed in attack, fit and judging it has the rounds of one in a folder."""
+
+import json
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator import lease, promotion
+from orchestrator.object_store import ObjectPath
+from orchestrator.store import read_table
+from tests.cluster.machines import wait_until
+from tests.orchestrator.amazon import SHORT, put_folder
+from tests.orchestrator.test_attack_faults import command, run, settings
+
+Said = tuple[int, str, str]
+SMALL: dict[str, Any] = {"LEASE": SHORT, "RAY": json.dumps({"num_cpus": 1}), "SHARD": 10}
+pytestmark = pytest.mark.usefixtures("bucket")
+
+
+def killed_once(there: Callable[[], object], *words: object) -> None:
+    with subprocess.Popen(
+        command("retrain", *words), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **settings(**SMALL)
+    ) as driver:
+        wait_until(there, 240)
+        assert driver.poll() is None, "it was over before it was killed"
+        driver.send_signal(signal.SIGKILL)
+
+
+@pytest.mark.timeout(900)
+def test_killed_in_attack_fit_and_judging_the_rounds_are_those_of_a_run_in_a_folder(
+    face_table: Path, trained: Path, many: Path, tmp_path: Path, dxray: Callable[..., Said]
+) -> None:
+    put_folder(trained, ObjectPath("s3://lab/net"))
+    asked = ["--data", f"parquet:{face_table}", "--rounds", 1, "--epochs", 8, "--attack-faces", 40, "--held-out", 20]
+    run("retrain", *asked, "--model", trained, "--out", tmp_path / "whole", **SMALL)
+    out = ObjectPath("s3://lab/a retraining")
+    first = out / "rounds" / "0001"
+    killed_once((first / "attack" / "dx" / "attack.json").exists, *asked, "--model", "s3://lab/net", "--out", out)
+    assert not (first / "joined.parquet").exists()
+    killed_once((first / "fit" / "state.safetensors").exists, "--resume", out)
+    assert not (first / "fit" / "result.json").exists()
+    killed_once((first / "judged" / "square" / "attack.json").exists, "--resume", out)
+    assert (first / "fit" / "result.json").exists()
+    assert not (first / "round.json").exists()
+    run("retrain", "--resume", out, **SMALL)
+
+    for table in ("rounds.parquet", "rounds/0001/sample.parquet", "rounds/0001/joined.parquet"):
+        one, other = (read_table(folder / table) for folder in (out, tmp_path / "whole"))
+        assert one.num_rows
+        assert one.to_pylist() == other.to_pylist(), table
+        assert one.equals(other), table
+    assert promotion.in_use(out) == promotion.in_use(tmp_path / "whole")
+    code, shown, _ = dxray("retrain", "--show", out, "--json")
+    assert (code, [row["round"] for row in json.loads(shown)["rounds"]]) == (0, [0, 1])
+    for model in (out, f"{out}#round=1"):
+        assert dxray("predict", many / "00.png", "--model", model)[0] == 0
+    assert dxray("retrain", "--rollback", out, "--to-round", 0)[0] == 0
+    assert promotion.in_use(out) == 0
+    weights = "model.safetensors"
+    assert (out / "current" / weights).read_bytes() == (trained / weights).read_bytes()
+
+
+@pytest.mark.usefixtures("short_lease")
+def test_a_retraining_that_another_process_works_on_is_refused(
+    face_table: Path, trained: Path, dxray: Callable[..., Said]
+) -> None:
+    out = ObjectPath("s3://lab/held")
+    with lease.leased(out, print):
+        code, _, said = dxray("retrain", "--data", f"parquet:{face_table}", "--model", trained, "--out", out)
+    assert code == 1
+    assert said == "dxray: another dxray process works on 's3://lab/held' now; wait for it or choose another --out\n"

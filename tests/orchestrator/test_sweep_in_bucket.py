@@ -1,0 +1,110 @@
+"""Sweeps in a bucket: the tables of one in a folder, whoever is killed, and whichever machine goes on."""
+
+import json
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors import safe_open
+
+from orchestrator import lease
+from orchestrator.object_store import ObjectPath, Place, files
+from orchestrator.store import read_json, read_table
+from tests.cluster.machines import wait_until
+from tests.orchestrator.amazon import SHORT, written
+from tests.orchestrator.test_attack_faults import command, run, settings
+from tests.orchestrator.test_sweep_faults import SMALL, planted
+
+Said = tuple[int, str, str]
+EPOCHS = 100
+ASKED = ["--data", "synthetic:300", "--net", "convnet", "--convs", "1", "--filters", "2", "--epochs", str(EPOCHS)]
+ASKED += ["--seed", "0", "1", "2", "--cpus-per-trial", "1", "--max-concurrent", "1"]
+pytestmark = pytest.mark.usefixtures("bucket")
+
+
+def assert_same(one: Place, other: Place) -> None:
+    for table in ("trials.parquet", "epochs.parquet"):
+        assert read_table(one / table).equals(read_table(other / table)), table
+    weights = "best/model.safetensors"
+    assert (one / weights).read_bytes() == (other / weights).read_bytes()
+
+
+def epochs_of(state: ObjectPath, copy: Path) -> list[dict[str, Any]]:
+    state.download(copy)
+    with safe_open(copy, framework="pt") as file:
+        return list(json.loads(file.metadata()["history"]))
+
+
+def test_a_killed_sweep_goes_on_from_the_bucket_alone_and_has_the_tables_of_one_in_a_folder(
+    tmp_path: Path, many: Path, dxray: Callable[..., Said]
+) -> None:
+    run("sweep", *ASKED, "--out", tmp_path / "whole")
+    out = ObjectPath("s3://lab/a sweep")
+
+    def in_their_midst() -> list[ObjectPath]:
+        ended = files(out, "cells/*/result.json")
+        found = [
+            state for state in files(out, "cells/*/state.safetensors") if state.parent / "result.json" not in ended
+        ]
+        return found if ended else []
+
+    with subprocess.Popen(
+        command("sweep", *ASKED, "--out", out),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        **settings(LEASE=SHORT),
+    ) as driver:
+        wait_until(in_their_midst, 120)
+        driver.send_signal(signal.SIGKILL)
+    (state,) = in_their_midst()
+    done = epochs_of(state, tmp_path / "state")
+    assert 0 < len(done) < EPOCHS
+    ended = {file: written(file) for file in files(out, "cells/*/result.json")}
+    said = run("sweep", "--resume", out, LEASE=SHORT)
+    assert f"{3 - len(ended)} of 3 nets to train" in said
+    assert {file: written(file) for file in ended} == ended
+    assert read_json(state.parent / "result.json")["epochs"][: len(done)] == done  # with the seconds that each took
+    assert not files(out, "cells/*/state.safetensors")
+    assert_same(out, tmp_path / "whole")
+    assert files(out, "tune-*/*/events.out.tfevents.*")
+
+    code, shown, _ = dxray("sweep", "--show", out, "--json")
+    assert (code, [row["status"] for row in json.loads(shown)["trials"]]) == (0, ["ok"] * 3)
+    for model in (tmp_path / "whole", out, out / "best", out / "cells" / "0001"):
+        assert dxray("predict", many / "00.png", "--model", model)[0] == 0
+    code, _, wrong = dxray("predict", many / "00.png", "--model", out / "cells")
+    assert (code, wrong.count("\n")) == (1, 1)
+    assert f"{out / 'cells'} has no model.json" in wrong
+
+
+@pytest.mark.usefixtures("short_lease")
+def test_a_sweep_that_another_process_works_on_is_refused(dxray: Callable[..., Said]) -> None:
+    out = ObjectPath("s3://lab/held")
+    with lease.leased(out, print):
+        code, _, said = dxray("sweep", *ASKED, "--out", out)
+    assert code == 1
+    assert said == "dxray: another dxray process works on 's3://lab/held' now; wait for it or choose another --out\n"
+
+
+def test_a_node_that_dies_takes_no_cell_with_it(tmp_path: Path) -> None:
+    grid = SMALL | {"epochs": [12], "seed": [0, 1]}
+    asked = {"data": "synthetic:600", "grid": grid, "cpus_per_trial": 1, "memory_limit": 2}
+    out = ObjectPath("s3://lab/lost node")
+    assert "killed in epochs" in planted("lose_a_node", out, asked, {})
+    planted("sweep", tmp_path / "whole", asked, {"num_cpus": 2})
+    assert_same(out, tmp_path / "whole")
+
+
+def test_a_cell_that_is_stopped_early_is_measured_from_what_it_left_in_the_bucket() -> None:
+    out = ObjectPath("s3://lab/stopped")
+    asked = ["--data", "synthetic:300", "--net", "convnet", "--convs", "1", "--filters", "2", "--epochs", "18"]
+    asked += ["--seed", *"012345", "--lr", "0.01", "1e-7", "--stop-early", "--cpus-per-trial", "1"]
+    run("sweep", *asked, "--out", out)
+    rows = read_table(out / "trials.parquet").to_pylist()
+    stopped = [row for row in rows if row["status"] == "stopped"]
+    assert stopped
+    assert {row["status"] for row in rows} <= {"ok", "stopped"}
+    assert all(row["accuracy"] is not None for row in stopped)
