@@ -16,8 +16,7 @@ Swap = tuple[nn.Sequential, int, nn.Module]  # a module of a sequence, by its pl
 def fold(net: nn.Module) -> list[Swap]:
     """Fold what can be folded of a net in eval mode, in place; returns what `unfold` puts back."""
     taken: list[Swap] = []
-    for sequence, at in list(_pairs(net)):
-        conv, norm = sequence[at], sequence[at + 1]
+    for sequence, at, conv, norm in list(_pairs(net)):
         taken += [(sequence, at, conv), (sequence, at + 1, norm)]
         sequence[at], sequence[at + 1] = fuse_conv_bn_eval(conv, norm), nn.Identity()
     return taken
@@ -28,20 +27,19 @@ def unfold(taken: list[Swap]) -> None:
         sequence[at] = module
 
 
-def _pairs(net: nn.Module) -> Iterator[tuple[nn.Sequential, int]]:
+def _pairs(net: nn.Module) -> Iterator[tuple[nn.Sequential, int, nn.Conv2d, nn.BatchNorm2d]]:
     """Where in which sequences a convolution is followed by batch norm, and nothing else would notice."""
     for sequence in net.modules():
         if isinstance(sequence, nn.Sequential):
             for at in range(len(sequence) - 1):
                 conv, norm = sequence[at], sequence[at + 1]
-                if _plain(conv, nn.Conv2d) and _plain(norm, nn.BatchNorm2d) and norm.running_mean is not None:
-                    yield sequence, at
+                if not (isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)):
+                    continue
+                if norm.running_mean is not None and _bare(conv) and _bare(norm):
+                    yield sequence, at, conv, norm
 
 
-def _plain(module: nn.Module, kind: type[nn.Module]) -> bool:
-    """Whether it is of that kind and nothing has been hung on it."""
-    return (
-        isinstance(module, kind)
-        and not is_parametrized(module)
-        and not (module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
-    )
+def _bare(module: nn.Module) -> bool:
+    """Whether nothing has been hung on it."""
+    hooks = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
+    return not (hooks or is_parametrized(module))

@@ -13,6 +13,8 @@ def normed() -> nn.Module:
     torch.manual_seed(0)
     net = build("densenet", blocks=2, convs=2, filters=4, batch_norm=True)
     for norm in norms(net):
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
         for values in (norm.running_mean, norm.weight, norm.bias):
             nn.init.normal_(values)
         nn.init.uniform_(norm.running_var, 0.5, 2.0)
