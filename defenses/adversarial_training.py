@@ -153,10 +153,11 @@ def adversarial(
 def guard(
     images: np.ndarray, labels: np.ndarray, *, weak: Attack, strong: Attack
 ) -> Callable[[nn.Module], dict[str, float]]:
-    """A `judge` for `fit`, which then keeps the net of the epoch that is most robust on held-out faces.
+    """A `judge` for `fit`, which then keeps the net that does best on held-out faces, as they are and attacked.
 
     Whether the training has collapsed meanwhile, `collapsed` tells from the rows. Short of that, robustness on faces
-    not seen falls late in a training (Rice et al. 2020, https://arxiv.org/abs/2002.11569).
+    not seen falls late in a training (Rice et al. 2020, https://arxiv.org/abs/2002.11569). By robustness alone a net
+    of the first epochs would be kept, which has learnt little and so loses little (seen: 74 % right, 63 % attacked).
 
     Args:
         images, labels: uint8 `(N, C, H, W)` and int64 `(N,)`, not those that the net learns from.
@@ -164,7 +165,7 @@ def guard(
 
     Returns:
         Figures of a net: `weak_accuracy` and `strong_accuracy`, the shares that it has right after each attack, and
-        `score`, which `fit` maximises: the strong accuracy.
+        `score`, which `fit` maximises: the mean of the strong accuracy and that without an attack.
 
     Raises:
         ValueError: no images came.
@@ -181,8 +182,8 @@ def guard(
                 logits = query.logits(attack(net, inputs, wanted), torch.arange(len(inputs)))
             return float((logits.argmax(dim=1) == wanted).double().mean())
 
-        strong_accuracy = right(strong)
-        return {"weak_accuracy": right(weak), "strong_accuracy": strong_accuracy, "score": strong_accuracy}
+        clean, strongly = right(lambda net, inputs, labels: inputs), right(strong)
+        return {"weak_accuracy": right(weak), "strong_accuracy": strongly, "score": (clean + strongly) / 2}
 
     return judge
 

@@ -43,11 +43,12 @@ from tests.bench import peers
 
 Labelled = tuple[np.ndarray, np.ndarray]  # uint8 images (N, C, H, W) and int64 labels (N,)
 
-# A net of 16 filters under-fits the attacked images, and withstands 4 points less.
+# A net of 16 filters under-fits the attacked images, and withstands some points less.
 NET: dict[str, Any] = {"blocks": 4, "convs": 3, "batch_norm": True}
 PLAIN: dict[str, Any] = {"batch_size": 64, "lr": 3e-3, "strength": 0.5, "average": 0.99}
 RECIPE: dict[str, Any] = {"batch_size": 64, "lr": 3e-3, "strength": 0.4, "average": 0.998}
-METHOD: dict[str, Any] = {"method": "fgsm", "eps": 9 / 255, "least": 0.5}
+# With "fgsm" this net over-fitted catastrophically in its 11th epoch.
+METHOD: dict[str, Any] = {"method": "nfgsm", "eps": 8 / 255, "least": 0.5}
 EPS = (4 / 255, 8 / 255)
 DEFENCES = [
     "none",
