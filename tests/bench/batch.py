@@ -4,9 +4,9 @@
     python -m tests.bench.batch --faces 4000 --repeats 5 --skip-memory
 
 1. `dxray attack` on a folder of PNG faces, two workers of one thread each, against the engine alone: two plain
-   processes of one thread each, which attack half of the same faces each, from arrays in memory. The time of the run is
-   from the first shard's beginning to the last part on disk: decoding, writing, reading back and storing are in it, the
-   start of Ray and of its workers is printed apart.
+   processes of one thread each, which attack half of the same faces each, from arrays in memory, before each run and
+   after it. The time of the run is from the first shard's beginning to the last part on disk: decoding, writing,
+   reading back and storing are in it, the start of Ray and of its workers is printed apart.
 2. The most memory that the driver and each worker held, and the time of an image, over runs of more and more images (a
    tiny net, FGSM, links to the same thousand files).
 """
@@ -111,22 +111,25 @@ def overhead(options: argparse.Namespace, work: Path) -> None:
     some = replace(faces, images=faces.images[chosen], labels=faces.labels[chosen])
     folder = written(work / "faces", some)
     ratios: dict[bool, list[float]] = {True: [], False: []}
+    before = engine(net, some, work)
     for repeat in range(options.repeats):
-        plain = engine(net, some, work)
         for png, found in ratios.items():
             out = work / f"out-{repeat}-{png}"
             result = flow(net, folder, out, png=png)
+            after = engine(net, some, work)
             seconds = result["seconds"] - result["workers_seconds"]
-            found.append(len(some.images) / seconds / plain)
+            # A machine's speed drifts, more than what is measured here: by the mean of the time before and after.
+            found.append(len(some.images) / seconds * (1 / before + 1 / after) / 2)
             stages = result["stages"]
             shares = ", ".join(f"{name} {taken / sum(stages.values()):.1%}" for name, taken in stages.items())
             idle = 1 - sum(stages.values()) / (2 * seconds)
             print(
-                f"repeat {repeat + 1}, {'PNG files too' if png else 'parts only'}: engine {plain:.1f} images/s, run "
-                f"{len(some.images) / seconds:.1f}: {found[-1]:.3f}; Ray {result['ray_seconds']:.1f} s, its workers "
-                f"{result['workers_seconds']:.1f} s; of the workers' time: {shares}; {idle:.1%} idle",
+                f"repeat {repeat + 1}, {'PNG files too' if png else 'parts only'}: engine {before:.1f} and {after:.1f} "
+                f"images/s, run {len(some.images) / seconds:.1f}: {found[-1]:.3f}; Ray {result['ray_seconds']:.1f} s, "
+                f"its workers {result['workers_seconds']:.1f} s; of the workers' time: {shares}; {idle:.1%} idle",
                 flush=True,
             )
+            before = after
             shutil.rmtree(out)
     for png, found in ratios.items():
         print(
