@@ -1,4 +1,4 @@
-"""Batch norm folded into the convolution before it, for as long as a net is only asked: a tenth of a gradient's time.
+"""Batch norm folded into the convolution before it while a net is only asked: a gradient takes 0.86 of its time.
 
 In eval mode batch norm is a factor and a summand for each channel, which a convolution's weights can hold as well. The
 answers differ by rounding alone.
@@ -30,13 +30,19 @@ def unfold(taken: list[Swap]) -> None:
 def _pairs(net: nn.Module) -> Iterator[tuple[nn.Sequential, int, nn.Conv2d, nn.BatchNorm2d]]:
     """Where in which sequences a convolution is followed by batch norm, and nothing else would notice."""
     for sequence in net.modules():
-        if isinstance(sequence, nn.Sequential):
+        if isinstance(sequence, nn.Sequential) and _as_known(sequence, nn.Sequential):
             for at in range(len(sequence) - 1):
                 conv, norm = sequence[at], sequence[at + 1]
                 if not (isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)):
                     continue
-                if norm.running_mean is not None and _bare(conv) and _bare(norm):
+                known = _as_known(conv, nn.Conv2d) and _as_known(norm, nn.BatchNorm2d)
+                if known and norm.running_mean is not None and _bare(conv) and _bare(norm):
                     yield sequence, at, conv, norm
+
+
+def _as_known(module: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether it does what its kind does: a class derived from it may do anything, unless it says that it `folds`."""
+    return type(module) is kind or getattr(module, "folds", False) is True
 
 
 def _bare(module: nn.Module) -> bool:

@@ -90,6 +90,8 @@ class JoinedConv2d(nn.Conv2d):
     times as long on a CPU.
     """
 
+    folds = True  # it is linear, so what asks a net may put the batch norm behind it into its weights
+
     def forward(self, *inputs: Tensor) -> Tensor:
         if len(inputs) == 1 or not torch.is_grad_enabled():
             return super().forward(inputs[0] if len(inputs) == 1 else torch.cat(inputs, dim=1))
@@ -207,6 +209,8 @@ def _deal(bits: Tensor, to_second: Tensor, first: Tensor, second: Tensor) -> Non
 
 class JoinedStage(nn.Sequential):
     """A `JoinedConv2d` and what follows it: `(a, b, ...) -> features`."""
+
+    folds = True  # one after the other, as in any sequence
 
     def forward(self, *inputs: Tensor) -> Tensor:
         features: Tensor = self[0](*inputs)

@@ -78,9 +78,7 @@ def absolute(place: str | Path) -> str:
     kind, colon, rest = str(place).partition(":")
     if kind == "file" and rest.startswith("//"):
         return str(Path(rest[2:]))
-    if colon and (kind == "hf" or rest.startswith("//")):
-        return str(place)
-    if colon and kind == "parquet" and "://" in rest:
+    if colon and (kind == "hf" or rest.startswith("//") or (kind == "parquet" and "://" in rest)):
         return str(place)
     if colon and kind in ("list", "parquet"):
         return f"{kind}:{Path(rest).expanduser().absolute()}"

@@ -35,8 +35,10 @@ def verify(out: Place, console: Console, *, model: str | None = None, report: Pl
         UserError: there is no finished part, or the other net takes images of another size than were saved.
     """
     record = read_json(out / CONFIG)
-    attacked = load_net(out / "model")[1]
-    net, card = load_net(model or out / "model")
+    net, attacked = load_net(out / "model")
+    card = attacked
+    if model:
+        net, card = load_net(model)
     if (card.size, card.channels) != (attacked.size, attacked.channels):
         raise UserError(
             f"'{model}' takes {_form(card)} images, but those in '{out}' were saved for {_form(attacked)}; "

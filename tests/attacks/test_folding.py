@@ -1,7 +1,7 @@
 """Batch norm is folded while a net is asked, and is back where it was afterwards."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from attacks.folding import fold, unfold
 from attacks.query import Query
@@ -48,6 +48,20 @@ def test_a_query_folds_and_unfolds() -> None:
     with Query(net, torch.zeros(1, dtype=torch.int64)), Query(net, torch.zeros(1, dtype=torch.int64)):
         assert not norms(net)
     assert len(norms(net)) == count
+
+
+def test_a_class_that_may_do_something_else_stays() -> None:
+    class Rectified(nn.Conv2d):
+        def forward(self, images: Tensor) -> Tensor:
+            return super().forward(images).relu()
+
+    class Backwards(nn.Sequential):
+        def forward(self, images: Tensor) -> Tensor:
+            return self[0](self[1](images))
+
+    rectified = nn.Sequential(Rectified(1, 2, 3), nn.BatchNorm2d(2)).eval()
+    for net in (rectified, Backwards(nn.Conv2d(1, 1, 3), nn.BatchNorm2d(1)).eval()):
+        assert not fold(net)
 
 
 def test_what_something_hangs_on_stays() -> None:
