@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from attacks.budget import Budget, find_budget, stream
-from attacks.query import FLOOR, Ledger, Query, Score, margin, validate
+from attacks.query import BATCH, FLOOR, Ledger, Query, Score, margin, validate
 from attacks.slots import Room, search
 
 KEPT = 0.25  # share of the last move that the next one repeats
@@ -32,7 +32,7 @@ def apgd(
     loss: str = "ce",
     random_start: bool = False,
     confidence: float = 0.0,
-    batch: int = 32,
+    batch: int = BATCH,
     ledger: Ledger | None = None,
 ) -> Tensor:
     """Returns images within `eps` of the inputs, float32 (N, C, H, W) on the k/255 lattice in [0, 1].

@@ -9,7 +9,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from attacks.query import FLOOR, Ledger, Query, Score, log_likelihood, margin, validate
+from attacks.query import BATCH, FLOOR, Ledger, Query, Score, log_likelihood, margin, validate
 from attacks.slots import Room, search
 
 STEP_SIZES = (1.0, 0.01)  # the paper's, in [0, 1] pixel units: the first and the last, a cosine between them
@@ -31,7 +31,7 @@ def ddn(
     radius: float = 1.0,
     gamma: float = 0.05,
     confidence: float = 0.0,
-    batch: int = 32,
+    batch: int = BATCH,
     ledger: Ledger | None = None,
 ) -> Tensor:
     """Returns the images of smallest L2 met on the way, float32 (N, C, H, W) on the k/255 lattice in [0, 1].

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from attacks.query import FLOOR, Ledger, Look, Query, Score, margin, validate
+from attacks.query import BATCH, FLOOR, Ledger, Look, Query, Score, margin, validate
 from attacks.slots import Room, search
 
 REACH = 64  # how many times a linear step's length rounding may ask for
@@ -28,7 +28,7 @@ def deepfool(
     overshoot: float = 0.02,
     steps: int = 50,
     confidence: float = 0.0,
-    batch: int = 32,
+    batch: int = BATCH,
     ledger: Ledger | None = None,
 ) -> Tensor:
     """Returns the first fooling images met, float32 (N, C, H, W) on the k/255 lattice in [0, 1]; nothing is random.

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from attacks.dx_l2 import L2Walk
 from attacks.dx_linf import LinfWalk
 from attacks.dx_sparse import SparseWalk
-from attacks.query import FLOOR, Ledger, Query, validate
+from attacks.query import BATCH, FLOOR, Ledger, Query, validate
 from attacks.slots import Walk, search
 
 PATIENCE = 4  # an image never fooled is searched up to this many times as long
@@ -69,7 +69,7 @@ def dx(
     effort: str = "default",
     steps: int | None = None,
     confidence: float = 0.0,
-    batch: int = 32,
+    batch: int = BATCH,
     ledger: Ledger | None = None,
 ) -> Tensor:
     """Returns the changed images, float32 (N, C, H, W) on the k/255 lattice in [0, 1]; nothing here is random.

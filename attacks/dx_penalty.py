@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from attacks.norms import find_norm
-from attacks.query import FLOOR, Ledger, Query, log_likelihood, validate
+from attacks.query import BATCH, FLOOR, Ledger, Query, log_likelihood, validate
 from attacks.slots import Room, search
 
 DECAY, DECAY_SQUARES = 0.9, 0.999  # Adam's usual ones
@@ -28,7 +28,7 @@ def dx_penalty(
     lr: float = 0.002,
     steps: int = 60,
     confidence: float = 0.0,
-    batch: int = 32,
+    batch: int = BATCH,
     ledger: Ledger | None = None,
 ) -> Tensor:
     """Returns the smallest fooling images met on the way, float32 (N, C, H, W) on the lattice; nothing is random.

@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from attacks.pgd import pgd
-from attacks.query import Ledger
+from attacks.query import BATCH, Ledger
 
 
 def fgsm(
@@ -17,7 +17,7 @@ def fgsm(
     norm: str = "linf",
     eps: float = 8 / 255,
     confidence: float = 0.0,
-    batch: int = 32,
+    batch: int = BATCH,
     ledger: Ledger | None = None,
 ) -> Tensor:
     """Returns images within `eps` of the inputs, float32 (N, C, H, W) on the lattice; nothing here is random.

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from attacks.lattice import LEVELS, from_levels, to_levels
-from attacks.query import FLOOR, Ledger, Query, validate
+from attacks.query import BATCH, FLOOR, Ledger, Query, validate
 
 NEIGHBOURS = 100  # of the first estimate; the t-th takes sqrt(t) times as many, as in the paper
 SPREAD = 0.1  # how far neighbours lie, as a share of the change's mean size in a value
@@ -36,7 +36,7 @@ def hopskipjump(
     queries: int = 1000,
     starts: Tensor | None = None,
     confidence: float = 0.0,
-    batch: int = 32,
+    batch: int = BATCH,
     ledger: Ledger | None = None,
 ) -> Tensor:
     """Returns the fooling images of smallest L2 met, float32 (N, C, H, W) on the k/255 lattice in [0, 1].

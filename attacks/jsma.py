@@ -7,7 +7,7 @@ class's logit and what it takes from the sum of the others'. It is found exactly
 import torch
 from torch import Tensor, nn
 
-from attacks.query import FLOOR, Ledger, Look, Query, Score, margin, validate
+from attacks.query import BATCH, FLOOR, Ledger, Look, Query, Score, margin, validate
 from attacks.slots import Room, search
 
 SHARE = 0.145  # the paper's largest share of the values to change
@@ -25,7 +25,7 @@ def jsma(
     theta: float = 1.0,
     steps: int | None = None,
     confidence: float = 0.0,
-    batch: int = 32,
+    batch: int = BATCH,
     ledger: Ledger | None = None,
 ) -> Tensor:
     """Returns the first fooling images met, float32 (N, C, H, W) on the k/255 lattice in [0, 1]; nothing is random.

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from attacks.lattice import from_levels
 from attacks.norms import NORMS
-from attacks.query import Query, margin
+from attacks.query import BATCH, Query, margin
 
 WINDOW, SIGMA = 11, 1.5  # SSIM's window in pixels and its standard deviation, as in the paper
 SCORED = 128  # images that are in memory at a time as floats
@@ -49,7 +49,7 @@ def score(
     targets: Tensor | None = None,
     *,
     said: tuple[Tensor, Tensor] | None = None,
-    batch: int = 32,
+    batch: int = BATCH,
 ) -> Outcome:
     """Score `modified` against `original`, both uint8 (N, C, H, W), the first as read back from where it was saved.
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from attacks.budget import Budget, find_budget, stream
-from attacks.query import FLOOR, Ledger, Query, cross_entropy, validate
+from attacks.query import BATCH, FLOOR, Ledger, Query, cross_entropy, validate
 from attacks.slots import Room, search
 
 
@@ -27,7 +27,7 @@ def pgd(
     momentum: float = 0.0,
     random_start: bool = True,
     confidence: float = 0.0,
-    batch: int = 32,
+    batch: int = BATCH,
     ledger: Ledger | None = None,
 ) -> Tensor:
     """Returns images within `eps` of the inputs, float32 (N, C, H, W) on the k/255 lattice in [0, 1].

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from attacks.apgd import apgd
 from attacks.lattice import snap
-from attacks.query import FLOOR, Ledger, Query, margin, validate
+from attacks.query import BATCH, FLOOR, Ledger, Query, margin, validate
 from attacks.square import square
 
 AIMS = 9  # classes that are aimed at one by one, the likeliest first, as in AutoAttack
@@ -31,7 +31,7 @@ def robust(
     steps: int = 50,
     queries: int = 1000,
     confidence: float = 0.0,
-    batch: int = 32,
+    batch: int = BATCH,
     ledger: Ledger | None = None,
 ) -> Tensor:
     """Returns images within `eps` of the inputs, float32 (N, C, H, W) on the k/255 lattice in [0, 1].

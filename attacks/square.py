@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from attacks.budget import SLACK, find_budget, stream
 from attacks.lattice import LEVELS, from_levels, to_levels
-from attacks.query import FLOOR, Ledger, Query, margin, validate
+from attacks.query import BATCH, FLOOR, Ledger, Query, margin, validate
 
 WINDOW = 0.8  # the first window's share of the pixels; halved after each of these queries of 10,000, as in the paper
 HALVED = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
@@ -32,7 +32,7 @@ def square(
     eps: float = 8 / 255,
     queries: int = 1000,
     confidence: float = 0.0,
-    batch: int = 32,
+    batch: int = BATCH,
     ledger: Ledger | None = None,
 ) -> Tensor:
     """Returns images within `eps` of the inputs, float32 (N, C, H, W) on the k/255 lattice in [0, 1].

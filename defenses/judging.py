@@ -18,7 +18,7 @@ from attacks.apgd import apgd
 from attacks.dx import dx
 from attacks.lattice import from_levels, to_uint8
 from attacks.outcome import score
-from attacks.query import Query
+from attacks.query import BATCH, Query
 from attacks.square import square
 from defenses.adversarial_training import Attack
 from models.batches import device_of, to_device
@@ -54,7 +54,7 @@ def judged(
     queries: int = 1000,
     draws: int = 16,
     smallest: bool = False,
-    batch: int = 32,
+    batch: int = BATCH,
     seed: int = 0,
 ) -> list[dict[str, Any]]:
     """The accuracy that is left to `net` within each budget, whoever attacks it.

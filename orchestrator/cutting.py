@@ -2,7 +2,8 @@
 
 Factoring (Hummel, Schonberg and Flynn 1992, doi:10.1145/135226.135232): in each round all workers get shards of one
 size, together a share of what is left, so the first are large and the last small, and all workers end together. The
-share is large, for each shard costs: at its end an attack waits for its last, hard images with most of its batch empty.
+share is large, and what it would leave is not left where it is little, for each shard costs: at its end an attack waits
+for its last, hard images with most of its batch empty.
 """
 
 import math
@@ -13,8 +14,9 @@ from typing import Any
 from orchestrator.object_store import Place, files
 from orchestrator.store import read_table
 
-FIRST = 64  # images of the smallest shard, and of each worker's first, by which the cost of an image is measured
+FIRST = 64  # images of each worker's first shard, by which the cost of an image is measured
 SHARE = 0.9  # of what is left, to be taken in a round; it was seen to leave few shards and workers that end together
+LITTLE = 128  # images for each worker: a round of them would cost more than it evens out
 SECONDS = 60.0  # of a shard, about: what a kill may undo, and how often the progress moves
 MOST = 2048
 _BYTES = 256 * 2**20  # of memory for the images of a shard
@@ -38,8 +40,9 @@ def cut(inputs: int, workers: int, largest: Callable[[], int]) -> Iterator[tuple
         if start < inputs:
             yield start, (start := min(inputs, start + FIRST))
     while start < inputs:
-        fair = (inputs - start) / workers
-        size = min(largest(), max(FIRST, math.ceil(fair if workers == 1 else SHARE * fair)))
+        fair = math.ceil((inputs - start) / workers)
+        share = math.ceil(SHARE * fair)
+        size = min(largest(), share if workers > 1 and fair - share > LITTLE else fair)
         for _ in range(workers):
             if start < inputs:
                 yield start, (start := min(inputs, start + size))

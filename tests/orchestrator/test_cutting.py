@@ -24,7 +24,14 @@ def test_every_input_is_in_one_shard_and_none_is_too_large(inputs: int, workers:
     assert max(sizes) <= largest
     assert all(size == FIRST for size in sizes[:workers][:-1])
     assert sizes[workers:] == sorted(sizes[workers:], reverse=True)
-    assert sizes[-1] <= FIRST or workers == 1 or len(sizes) <= workers
+
+
+def test_the_last_rounds_are_smaller_and_none_is_too_small() -> None:
+    def sizes(inputs: int) -> list[int]:
+        return [stop - start for start, stop in cut(inputs, 2, lambda: 2048)]
+
+    assert sizes(6_000) == [64, 64, 2048, 2048, 888, 888]  # 799 would leave 89 for each
+    assert sizes(7_129) == [64, 64, 2048, 2048, 1308, 1308, 145, 144]
 
 
 def test_a_shard_ends_in_time_and_fits_in_memory() -> None:
