@@ -22,6 +22,7 @@ PATH = f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}:/usr/sbin:/s
 SPACES = ("--pid", "--fork", "--kill-child", "--mount", "--mount-proc", "--net", "--uts", "--ipc")
 SHARED = Path("/srv/dxray")
 PROJECT = HOME / "project" / "cluster"  # on the laptop
+PUBLIC = "198.51.100.1"  # the laptop's other address, such as the internet is made of
 
 # What a machine is made of, in its own mount namespace: empty folders over those that it must not share, and, put back
 # below these, what it needs of them.
@@ -151,10 +152,12 @@ class Lab:
     def _cables(self) -> None:
         switch = self.laptop._enter("--net")
         _ip(switch, "link add lab type bridge", "link set lab up", f"address add {self.laptop.address}/24 dev lab")
+        _ip(switch, f"address add {PUBLIC}/32 dev lab")
         for machine in (self.head, self.worker):
             _ip(switch, f"link add {machine.name} type veth peer name eth0 netns {machine.pid}")
             _ip(switch, f"link set {machine.name} master lab", f"link set {machine.name} up")
             _ip(machine._enter("--net"), f"address add {machine.address}/24 dev eth0", "link set eth0 up")
+            _ip(machine._enter("--net"), f"route add {PUBLIC}/32 dev eth0")
 
     def end(self) -> None:
         for machine in reversed(self.machines):
@@ -215,17 +218,17 @@ def why_not() -> str | None:
     return f"this kernel or user may make no namespaces: {tried.stderr.strip()}" if tried.returncode else None
 
 
-# From where it is run: which ports of a machine take a connection.
+# Which ports of a machine take a connection from an address of the one where this is run.
 REACHED = """
 import socket, sys
 from concurrent.futures import ThreadPoolExecutor
 def reached(port):
     try:
-        socket.create_connection((sys.argv[1], int(port)), timeout=2).close()
+        socket.create_connection((sys.argv[1], int(port)), timeout=2, source_address=(sys.argv[2], 0)).close()
         return port
     except OSError:
         return None
-print(*filter(None, ThreadPoolExecutor(64).map(reached, sys.argv[2:])))
+print(*filter(None, ThreadPoolExecutor(64).map(reached, sys.argv[3:])))
 """
 
 # What a person edits for these machines: on the lines of cluster.yaml that are marked EDIT, and on no others.

@@ -18,7 +18,7 @@ import pytest
 
 from models.faces import Faces
 from models.images import encode_png
-from tests.cluster.machines import HOME, PATH, PROJECT, REACHED, ROOT, SHARED, Lab, wait_until
+from tests.cluster.machines import HOME, PATH, PROJECT, PUBLIC, REACHED, ROOT, SHARED, Lab, Machine, wait_until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(420)]
 
@@ -54,6 +54,21 @@ for path in "/ /metrics /nodes /logs /api/version /api/jobs/ /api/gcs_healthz /a
         pass
     except Exception:  # it does not speak HTTP
         break
+"""
+
+# A task on each machine, until there is a file called `enough`.
+BUSY = """
+import pathlib, socket, sys, time
+import ray
+place = pathlib.Path(sys.argv[1])
+place.mkdir()
+ray.init(address="auto")
+@ray.remote(num_cpus=1, scheduling_strategy="SPREAD")
+def work():
+    (place / socket.gethostname()).touch()
+    while not (place / "enough").exists():
+        time.sleep(0.1)
+ray.get([work.remote() for _ in range(2)])
 """
 
 # The command on each node at a time, as srun does it; the environment goes along.
@@ -174,22 +189,36 @@ def test_ports_are_of_loopback_or_private_addresses_or_ask_for_the_token(cluster
                 assert f"`{path}`" in known, f"{line}: {path} answers without a token, which SECURITY.md does not say"
 
 
-def test_behind_the_firewall_nothing_but_ssh_is_reached_from_elsewhere(cluster: Lab) -> None:
-    """The tests after this one have the cluster work behind it."""
+def test_while_the_machines_work_nothing_but_ssh_is_reached_from_beyond_private_addresses(cluster: Lab) -> None:
+    """That is cluster.yaml's doing; with the machines' own addresses in firewall.nft, not even from private ones."""
     if not shutil.which("nft", path=PATH):
         pytest.skip("not installed: nft (Debian: nftables)")
-    rules = (ROOT / "cluster" / "firewall.nft").read_text()
-    shipped = "192.0.2.10, 192.0.2.11, 192.0.2.12"
-    assert rules.count(shipped) == 1
     machines = (cluster.head, cluster.worker)
+    rules = (ROOT / "cluster" / "firewall.nft").read_text()
+    shipped = "10.0.0.0/8, 100.64.0.0/10, 172.16.0.0/12, 192.168.0.0/16"
+    assert rules.count(shipped) == 1
     own = ", ".join(machine.address for machine in machines)
-    (cluster.folder / "shared" / "firewall.nft").write_text(rules.replace(shipped, own))
+    shared = cluster.folder / "shared"
+    (shared / "own.nft").write_text(rules.replace(shipped, own))
+    (shared / "busy.py").write_text(BUSY)
+    busy = cluster.laptop.start(submit(f"{SHARED}/busy.py", str(SHARED / "busy")), folder=PROJECT)
+    wait_until(lambda: {place.name for place in shared.glob("busy/*")} == {"head", "worker"}, 60)
     for machine in machines:
         ports = {line.split()[3].rpartition(":")[2] for line in machine.run("ss -ltnH").stdout.splitlines()}
-        look = [sys.executable, "-c", REACHED, machine.address, *ports]
-        assert len(cluster.laptop.run(look).stdout.split()) > 1
-        machine.run(f"nft -f {SHARED}/firewall.nft")
-        assert cluster.laptop.run(look).stdout.split() == ["22"]
+
+        def reached(source: str, machine: Machine = machine, ports: set[str] = ports) -> list[str]:
+            look = [sys.executable, "-c", REACHED, machine.address, source, *ports]
+            return cluster.laptop.run(look).stdout.split()
+
+        assert len(reached(cluster.laptop.address)) > 5
+        assert reached(PUBLIC) == ["22"]
+        machine.run("nft delete table inet dxray")
+        assert len(reached(PUBLIC)) > 5
+        machine.run(f"nft -f {SHARED}/own.nft")
+        assert reached(cluster.laptop.address) == ["22"]
+    (shared / "busy" / "enough").touch()
+    out, err = busy.communicate(timeout=60)
+    assert busy.returncode == 0, out + err
 
 
 @pytest.mark.usefixtures("swept")
