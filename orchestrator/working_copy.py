@@ -1,9 +1,13 @@
 """Folders of a bucket as folders of this machine's disk, for what reads and writes plain files: nets and trainings."""
 
+import fcntl
+import os
+import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 from typing import Any
 
 from torch import nn
@@ -14,6 +18,9 @@ from models.victim import read
 from orchestrator.arguments import place
 from orchestrator.errors import UserError
 from orchestrator.object_store import ObjectPath, Place, files
+
+_NAME = "dxray-copy-"  # begins that of every copy
+_SETTLED = 3600.0  # seconds after which a copy that nobody holds is one that a killed process has left
 
 
 @contextmanager
@@ -27,10 +34,10 @@ def on_disk(net: Place) -> Iterator[Path]:
     if isinstance(net, Path):
         yield net
         return
-    with TemporaryDirectory(prefix="dxray-") as copy:
+    with _copy() as copy:
         try:
             folder, *wanted = _whereabouts(net)
-            here = Path(copy) / folder.name
+            here = copy / folder.name
             here.mkdir()
             _fetch(folder, here, *wanted)
         except OSError as wrong:
@@ -82,8 +89,7 @@ def worked_in(folder: Place, *wanted: str) -> Iterator[tuple[Path, Callable[[], 
     if isinstance(folder, Path):
         yield folder, _nothing
         return
-    with TemporaryDirectory(prefix="dxray-") as copy:
-        here = Path(copy)
+    with _copy() as here:
         _fetch(folder, here, *wanted)
         kept = _stamps(here)
 
@@ -104,6 +110,29 @@ def worked_in(folder: Place, *wanted: str) -> Iterator[tuple[Path, Callable[[], 
 
         yield here, keep
         keep()
+
+
+@contextmanager
+def _copy() -> Iterator[Path]:
+    """A temporary folder, this process's as long as the block lasts; what killed processes left of theirs goes."""
+    for left in Path(gettempdir()).glob(f"{_NAME}*"):
+        with suppress(OSError):  # gone, another account's, or in use
+            if time.time() - left.stat().st_mtime > _SETTLED:  # none is taken from who is just about to hold it
+                with _held(left):
+                    shutil.rmtree(left)
+    with TemporaryDirectory(prefix=_NAME) as copy, _held(Path(copy)):
+        yield Path(copy)
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Locked until the block or the process ends; OSError where another has it."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _fetch(folder: ObjectPath, here: Path, *wanted: str) -> None:

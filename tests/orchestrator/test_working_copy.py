@@ -1,6 +1,8 @@
 """Copies of a bucket's folders: what gets to the bucket, in which order, and what is fetched to read a net from."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import BinaryIO
 
@@ -99,3 +101,25 @@ def test_a_net_is_found_in_a_bucket_as_it_is_on_a_disk(trained: Path) -> None:
 def test_a_net_that_is_not_in_the_bucket_is_said() -> None:
     with pytest.raises(UserError, match="'s3://lab/no net' cannot be read"), on_disk(ObjectPath("s3://lab/no net")):
         pass
+
+
+def test_what_a_killed_process_left_goes_and_what_another_works_in_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    left, fresh, others = (tmp_path / f"dxray-copy-{name}" for name in ("left", "fresh", "others"))
+    for folder in (left, fresh, others):
+        folder.mkdir()
+        (folder / "state").write_bytes(b"of a training")
+    for folder in (left, others):
+        os.utime(folder, (1e9, 1e9))
+    hold = "import fcntl, os, sys; fcntl.flock(os.open(sys.argv[1], 0), fcntl.LOCK_EX); print(flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", hold, others], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout
+        other.stdout.readline()
+        with worked_in(ObjectPath("s3://lab/left")) as (here, _):
+            assert set(tmp_path.iterdir()) == {fresh, others, here}
+        other.communicate("\n")
+    assert set(tmp_path.iterdir()) == {fresh, others}
