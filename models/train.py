@@ -98,8 +98,9 @@ def fit(
         precision: "auto" (bfloat16 where the hardware is faster in it), "float32" or "bfloat16".
         objective: what is learnt from a batch, such as `defenses.adversarial_training.adversarial("pgd")`; None: its
             cross-entropy, with `label_smoothing`. One that steps more than once a batch does so at one learning rate.
-        judge: gives figures of the net after each epoch, one of them a `score`; the net at the end is that of the first
-            epoch whose score is highest.
+        judge: gives figures of the net after each epoch, among them a `score`, and by how much that may be off, its
+            `doubt` (none: 0); the net at the end is that of the last epoch whose score is, for all one can tell, not
+            below an earlier one.
         state: a file that keeps the state after each epoch; where it exists, the training goes on from it.
         on_epoch: called with the row of each epoch that is trained.
 
@@ -172,7 +173,7 @@ def fit(
                 row |= {f"validation_{name}": value for name, value in evaluate(judged, *validation).items()}
             if judge and best:
                 row |= judge(judged)
-                if all(row["score"] > earlier["score"] for earlier in history):
+                if all(row["score"] + row.get("doubt", 0.0) >= earlier["score"] for earlier in history):
                     best.load_state_dict(judged.state_dict())
             history.append(row)
             if state:

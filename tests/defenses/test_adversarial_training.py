@@ -228,13 +228,15 @@ class Rippled(nn.Module):
         return torch.stack([z, -z], dim=1) * 5
 
 
-GREY = np.full((8, 1, 12, 12), 128, np.uint8), np.zeros(8, np.int64)  # not 127.5, where the slope is zero
+GREY = np.full((64, 1, 12, 12), 128, np.uint8), np.zeros(64, np.int64)  # not 127.5, where the slope is zero
 WEAK, STRONG = partial(fgsm, eps=EPS), partial(pgd, eps=EPS, steps=10)
 
 
 def test_the_guard_tells_one_step_from_many() -> None:
     found = guard(*GREY, weak=WEAK, strong=STRONG)(Rippled(EPS))
-    assert found == {"weak_accuracy": 1.0, "strong_accuracy": 0.0, "score": 0.5}  # all are right without an attack
+    assert (found["weak_accuracy"], found["strong_accuracy"]) == (1.0, 0.0)
+    assert found["score"] == 0.5  # all are right without an attack
+    assert found["doubt"] == pytest.approx((0.5 * 0.5 / 64) ** 0.5)  # of a share of 64 faces
 
 
 def test_a_training_that_collapses_is_told_and_ends_with_the_best_net_before(faces: Faces) -> None:
@@ -251,7 +253,8 @@ def test_a_training_that_collapses_is_told_and_ends_with_the_best_net_before(fac
     objective = adversarial("fgsm", eps=EPS)
     history = fit(net, images, labels, epochs=4, batch_size=16, objective=objective, judge=judge, average=0.9)
     assert collapsed(history) == 3
-    best = 0 if history[0]["score"] >= history[1]["score"] else 1
+    assert history[2]["score"] + history[2]["doubt"] < max(row["score"] for row in history[:2])
+    best = 1 if history[1]["score"] + history[1]["doubt"] >= history[0]["score"] else 0
     assert torch.equal(weights(net), seen[best])
 
 

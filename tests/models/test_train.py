@@ -159,18 +159,24 @@ def test_how_images_are_changed_reaches_the_training(halves: Halves, how: dict[s
     assert not torch.equal(*weights)
 
 
-def test_the_net_of_the_epoch_judged_best_is_kept_and_of_equals_the_first(halves: Halves) -> None:
+@pytest.mark.parametrize(
+    ("scores", "doubt", "kept"),
+    [([0.2, 0.7, 0.6, 0.1], None, 1), ([0.2, 0.7, 0.7, 0.1], None, 2), ([0.2, 0.7, 0.6, 0.55], 0.125, 2)],
+)
+def test_the_last_net_that_is_not_surely_worse_than_one_before_is_kept(
+    halves: Halves, scores: list[float], doubt: float | None, kept: int
+) -> None:
     images, labels = halves(64)
     seen: list[torch.Tensor] = []
 
     def judge(net: nn.Module) -> dict[str, Any]:
         seen.append(next(net.parameters()).detach().clone())
-        return {"score": [0.2, 0.7, 0.7, 0.1][len(seen) - 1], "note": "any figure"}
+        told = {} if doubt is None else {"doubt": doubt}
+        return {"score": scores[len(seen) - 1], "note": "any figure"} | told
 
     net = small_net()
     history = fit(net, images, labels, epochs=4, judge=judge)
-    assert torch.equal(next(net.parameters()), seen[1])
-    assert not torch.equal(seen[1], seen[2])
+    assert [torch.equal(next(net.parameters()), weights) for weights in seen] == [i == kept for i in range(4)]
     assert [(row["score"], row["note"]) for row in history][1] == (0.7, "any figure")
 
 
