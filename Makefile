@@ -12,8 +12,9 @@ demo: .venv/installed
 
 test: lint types units
 
+# Two files of tests at a time, for the tests mostly wait: for processes that end, for Ray to notice that one was killed.
 units: .venv/installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 test-cluster: .venv/installed-dev
 	$(BIN)/python -m pytest tests/cluster -m cluster

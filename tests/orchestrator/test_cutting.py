@@ -30,7 +30,7 @@ def test_the_last_rounds_are_smaller_and_none_is_too_small() -> None:
     def sizes(inputs: int) -> list[int]:
         return [stop - start for start, stop in cut(inputs, 2, lambda: 2048)]
 
-    assert sizes(6_000) == [64, 64, 2048, 2048, 888, 888]  # 799 would leave 89 for each
+    assert sizes(6_000) == [64, 64, 2048, 2048, 800, 800, 88, 88]  # not 79, which would leave 9 for each
     assert sizes(7_129) == [64, 64, 2048, 2048, 1308, 1308, 145, 144]
 
 
