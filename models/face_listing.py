@@ -104,8 +104,3 @@ def decode_into(
     workers = max(1, min(_THREADS, os.cpu_count() or 1, len(starts)))
     with quiet_pillow(), ThreadPoolExecutor(workers) as pool:
         return dict(chain.from_iterable(pool.map(chunk, starts)))
-
-
-def one_line(error: BaseException, length: int = 300) -> str:
-    """What ``error`` says, short and without line breaks, to stand inside a sentence."""
-    return " ".join(str(error).split())[:length] or type(error).__name__

@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 
 from models.face_cells import load_cells
 from models.face_classes import CLASSES, class_index
-from models.face_listing import SPLITS, FacesError, Listing, Wanted, existing, one_line, path_of
+from models.face_listing import SPLITS, FacesError, Listing, Wanted, existing, path_of
+from models.images import one_line
 
 _LABEL_COLUMNS = ("gender", "label")
 _SPLIT_WORDS = {

@@ -23,9 +23,9 @@ import pyarrow as pa
 
 from models.face_classes import checked_classes, class_index, gender_labels, label_of_utkface, need_all_classes
 from models.face_folders import list_folder, list_utkface
-from models.face_listing import SPLITS, FacesError, Listing, Wanted, one_line, path_of
+from models.face_listing import SPLITS, FacesError, Listing, Wanted, path_of
 from models.face_tables import list_hf, list_parquet
-from models.images import height_width
+from models.images import height_width, one_line
 from models.synthetic_faces import draw
 
 __all__ = ["READERS", "SPLITS", "Faces", "FacesError", "class_index", "label_of_utkface", "read", "split_of"]

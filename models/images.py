@@ -71,7 +71,7 @@ def decode(source: bytes | Path | str, *, size: tuple[int, int] | int = 48, chan
         ) as error:  # Pillow's readers raise whatever their parsing tripped over, from OSError to KeyError
             if "truncated" in str(error) or isinstance(error, EOFError):
                 raise UnreadableImage("truncated: the file ends before the picture does") from error
-            raise UnreadableImage(f"a damaged {image.format} file ({_one_line(error)})") from error
+            raise UnreadableImage(f"a damaged {image.format} file ({one_line(error)})") from error
 
 
 def fit_to(image: Image.Image, *, size: tuple[int, int] | int = 48, channels: int = 1) -> np.ndarray:
@@ -110,6 +110,11 @@ def encode_png(image: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, format="PNG")
     return buffer.getvalue()
+
+
+def one_line(error: BaseException, length: int = 300) -> str:
+    """What ``error`` says, short and without line breaks, to stand inside a sentence."""
+    return " ".join(str(error).split())[:length] or type(error).__name__
 
 
 def height_width(size: tuple[int, int] | int) -> tuple[int, int]:
@@ -248,7 +253,3 @@ def _scaled(image: Image.Image) -> Image.Image:
 
 def _megapixels(pixels: int) -> str:
     return f"{pixels / 1e6:g} megapixels"
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -20,7 +20,7 @@ from attacks.lattice import from_levels
 from defenses import parse, text_of
 from defenses.victim import behind, restore
 from models.checkpoint import CARD, CheckpointError, ModelCard, versions
-from models.face_listing import one_line
+from models.images import one_line
 from models.victim import payload_name
 from orchestrator.console import Console
 from orchestrator.contents import contents

@@ -4,7 +4,6 @@ A cell's folder is its memory: `state.safetensors` while it trains (a killed cel
 `result.json` once it has ended, well or not, and the net beside it. A cell with a result is never done again.
 """
 
-import errno
 import inspect
 import json
 import socket
@@ -23,9 +22,10 @@ from models.checkpoint import ModelCard, save
 from models.cost import training_bytes
 from models.doctor import cheap_findings
 from models.evidence import Evidence, Split
-from models.face_listing import one_line
+from models.images import one_line
 from models.train import Diverged, device_of_choice, evaluate, fit, has_fast_bf16, logits_of
 from models.training_state import load_judged
+from orchestrator.errors import DISK
 from orchestrator.grid import FIT_PARAMETERS, NET_PARAMETERS
 from orchestrator.limits import GIB, Peak, bounded_memory
 from orchestrator.store import read_json, write_json
@@ -33,9 +33,6 @@ from orchestrator.store import read_json, write_json
 RESULT, STATE = "result.json", "state.safetensors"
 TAUGHT_STATE = "defence.safetensors"  # of a defence that learns, as STATE
 ATTACKED, WITHIN = 256, ("linf", 4 / 255)  # test faces on which a cell with a `defense` is attacked; the budget
-
-# The disk's fault: no result of the cell, which is done again once there is room.
-_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE)
 
 
 class DoesNotFit(MemoryError):
@@ -79,8 +76,8 @@ def train_cell(
         with bounded_memory(memory_limit, gpu_share=gpu_share) as allowed:
             result = _train(cell, data, folder, allowed, {} if least is None else least, on_epoch)
     except Exception as wrong:
-        if isinstance(wrong, OSError) and wrong.errno in _DISK:
-            raise
+        if isinstance(wrong, OSError) and wrong.errno in DISK:
+            raise  # it is done again once there is room
         result = {"status": "KO", "reason": reason_of(wrong, allowed)}
     return _end(folder, result | {"memory_gib": peak.gib(), "host": socket.gethostname()})
 

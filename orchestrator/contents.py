@@ -13,8 +13,7 @@ import numpy as np
 from PIL import Image
 
 from models.checkpoint import ModelCard
-from models.face_listing import one_line
-from models.images import UnreadableImage, decode, fit_to, looks_encoded, open_source
+from models.images import UnreadableImage, decode, fit_to, looks_encoded, one_line, open_source
 from orchestrator.image_tables import read_cells
 from orchestrator.inputs import Input
 from orchestrator.object_store import open_uri

@@ -2,8 +2,9 @@
 
 import errno
 
-# Of an OSError that is the disk's fault, or whoever's that owns it: once it is put right, work goes on.
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.EACCES, errno.EPERM)
+# Of an OSError that is the disk's fault, or (FULL) that of whoever owns it: once it is put right, work goes on.
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE)
+FULL = (*DISK, errno.EACCES, errno.EPERM)
 
 
 class UserError(Exception):

@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from models.face_listing import FacesError, one_line
+from models.face_listing import FacesError
+from models.images import one_line
 from orchestrator.arguments import place
 from orchestrator.errors import UserError
 from orchestrator.store import open_table

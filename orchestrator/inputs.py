@@ -17,8 +17,7 @@ import pyarrow as pa
 import pyarrow.fs
 
 from models.face_classes import class_index, label_of_utkface
-from models.face_listing import one_line
-from models.images import IMAGE_SUFFIXES
+from models.images import IMAGE_SUFFIXES, one_line
 from orchestrator.errors import UserError
 from orchestrator.image_tables import hugging_face_rows, parquet_rows
 from orchestrator.object_store import open_uri

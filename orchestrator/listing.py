@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from models.face_listing import one_line
+from models.images import one_line
 from orchestrator.errors import UserError
 from orchestrator.inputs import Input
 from orchestrator.object_store import Place

@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from models.face_listing import one_line
+from models.images import one_line
 from orchestrator.console import Console
 from orchestrator.errors import UserError
 from orchestrator.grid import PARAMETERS

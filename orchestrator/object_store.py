@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.fs
 
-from models.face_listing import one_line
+from models.images import one_line
 from orchestrator.errors import UserError
 
 SCHEMES = ("s3", "gs")

@@ -24,8 +24,7 @@ from attacks.outcome import amplify, score
 from attacks.query import Answers, Query
 from defenses.victim import restore
 from models.checkpoint import ModelCard
-from models.face_listing import one_line
-from models.images import decode, encode_png
+from models.images import decode, encode_png, one_line
 from orchestrator.contents import Content, contents
 from orchestrator.inputs import Input
 from orchestrator.object_store import Place
