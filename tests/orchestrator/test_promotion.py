@@ -5,8 +5,10 @@ from typing import Any
 
 import pytest
 
-from models.checkpoint import CARD, net_of_round
+from models.checkpoint import CARD, WEIGHTS, net_of_round
+from orchestrator import promotion
 from orchestrator.errors import UserError
+from orchestrator.object_store import ObjectPath
 from orchestrator.promotion import in_use, judge, use
 
 
@@ -49,3 +51,31 @@ def test_the_link_moves_and_survives_that_the_run_is_moved(tmp_path: Path) -> No
     with pytest.raises(UserError, match="has no net of a round 7"):
         use(moved, 7)
     assert in_use(moved) == 1
+
+
+@pytest.mark.usefixtures("bucket")
+def test_in_a_bucket_it_is_a_copy_which_is_made_again_where_it_was_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = ObjectPath("s3://lab/run")
+    for number in (0, 1):
+        for name in (WEIGHTS, CARD):
+            (net_of_round(run, number) / name).write_bytes(f"{name} of {number}".encode())
+
+    def used() -> tuple[int, bytes, bytes]:
+        return in_use(run), *((run / "current" / name).read_bytes() for name in (WEIGHTS, CARD))
+
+    use(run, 0)
+    assert used() == (0, f"{WEIGHTS} of 0".encode(), f"{CARD} of 0".encode())
+    with monkeypatch.context() as cut_off:
+        cut_off.setattr(promotion, "write_json", _gone)
+        with pytest.raises(OSError, match="gone"):
+            use(run, 1)
+    assert in_use(run) == 0  # so that the run, when it goes on, uses round 1 again
+    use(run, 1)
+    assert used() == (1, f"{WEIGHTS} of 1".encode(), f"{CARD} of 1".encode())
+    with pytest.raises(UserError, match="has no net of a round 7"):
+        use(run, 7)
+    assert in_use(run) == 1
+
+
+def _gone(*_: Any) -> None:
+    raise OSError("the network is gone")
