@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 
 from models.checkpoint import CARD, WEIGHTS, net_of_round
-from orchestrator import promotion
 from orchestrator.errors import UserError
 from orchestrator.object_store import ObjectPath
 from orchestrator.promotion import in_use, judge, use
@@ -66,7 +65,7 @@ def test_in_a_bucket_it_is_a_copy_which_is_made_again_where_it_was_cut_off(monke
     use(run, 0)
     assert used() == (0, f"{WEIGHTS} of 0".encode(), f"{CARD} of 0".encode())
     with monkeypatch.context() as cut_off:
-        cut_off.setattr(promotion, "write_json", _gone)
+        cut_off.setattr("orchestrator.promotion.write_json", _gone)
         with pytest.raises(OSError, match="gone"):
             use(run, 1)
     assert in_use(run) == 0  # so that the run, when it goes on, uses round 1 again

@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 from safetensors import safe_open
 
-from orchestrator import lease
+from orchestrator import lease, tuning
+from orchestrator.cell import STATE
 from orchestrator.object_store import ObjectPath, Place, files
 from orchestrator.store import read_json, read_table
+from orchestrator.watcher import folder_of
 from tests.cluster.machines import wait_until
 from tests.orchestrator.amazon import SHORT, written
 from tests.orchestrator.test_attack_faults import command, run, settings
@@ -108,3 +110,23 @@ def test_a_cell_that_is_stopped_early_is_measured_from_what_it_left_in_the_bucke
     assert stopped
     assert {row["status"] for row in rows} <= {"ok", "stopped"}
     assert all(row["accuracy"] is not None for row in stopped)
+
+
+def test_the_state_is_in_the_bucket_before_its_epoch_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who stops a training by what it reports finds the state that it reported of."""
+    out, reported = ObjectPath("s3://lab/order"), list[tuple[int | None, bytes]]()
+
+    def trained(_: Any, __: Any, folder: Path, *, on_epoch: Callable[[dict[str, Any]], None], **___: Any) -> None:
+        for epoch in (1, 2):
+            (folder / STATE).write_bytes(f"epoch {epoch}".encode())
+            on_epoch({"epoch": epoch})
+
+    monkeypatch.setattr(tuning, "run_cell", trained)
+    monkeypatch.setattr("ray.get", lambda _: {})
+    def report(row: dict[str, Any]) -> None:
+        reported.append((row.get("epoch"), (folder_of(out, 3) / STATE).read_bytes()))
+
+    monkeypatch.setattr("ray.tune.report", report)
+    limits = tuning.Limits(threads=1, gpu_share=0.0, seconds=None, gib=None, at_once=1)
+    tuning._trial({"index": 3, "cell": {"epochs": 2}}, [None], out, limits)  # type: ignore[list-item]
+    assert reported == [(1, b"epoch 1"), (2, b"epoch 2"), (None, b"epoch 2")]
