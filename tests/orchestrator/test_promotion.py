@@ -60,7 +60,8 @@ def test_in_a_bucket_it_is_a_copy_which_is_made_again_where_it_was_cut_off(monke
             (net_of_round(run, number) / name).write_bytes(f"{name} of {number}".encode())
 
     def used() -> tuple[int, bytes, bytes]:
-        return in_use(run), *((run / "current" / name).read_bytes() for name in (WEIGHTS, CARD))
+        current = run / "current"
+        return in_use(run), (current / WEIGHTS).read_bytes(), (current / CARD).read_bytes()
 
     use(run, 0)
     assert used() == (0, f"{WEIGHTS} of 0".encode(), f"{CARD} of 0".encode())

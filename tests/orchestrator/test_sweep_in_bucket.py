@@ -123,6 +123,7 @@ def test_the_state_is_in_the_bucket_before_its_epoch_is_reported(monkeypatch: py
 
     monkeypatch.setattr(tuning, "run_cell", trained)
     monkeypatch.setattr("ray.get", lambda _: {})
+
     def report(row: dict[str, Any]) -> None:
         reported.append((row.get("epoch"), (folder_of(out, 3) / STATE).read_bytes()))
 
