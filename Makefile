@@ -12,9 +12,8 @@ demo: .venv/installed
 
 test: lint types units
 
-# Two files of tests at a time, for the tests mostly wait: for processes that end, for Ray to notice that one was killed.
 units: .venv/installed-dev
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest
 
 test-cluster: .venv/installed-dev
 	$(BIN)/python -m pytest tests/cluster -m cluster

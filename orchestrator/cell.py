@@ -246,7 +246,9 @@ def reason_of(wrong: Exception, allowed: float | None = None) -> str:
         return f"diverged: {text}"
     if isinstance(wrong, DoesNotFit):
         return f"out of memory: {text}"
-    short_of_memory = ("can't allocate memory", "bad_alloc", "out of memory", "could not create a memory")
+    short_of_memory = ["can't allocate memory", "bad_alloc", "out of memory", "could not create a memory"]
+    if allowed:  # so oneDNN has it where it gets no memory for its code; but it may have had other reasons
+        short_of_memory.append("could not create a primitive")
     if isinstance(wrong, (MemoryError, torch.OutOfMemoryError)) or any(sign in text for sign in short_of_memory):
         return "out of memory" + (f": it needs more than the {allowed:.3g} GiB allowed" if allowed else "")
     return f"failed: {text}"

@@ -19,7 +19,7 @@ from models.checkpoint import load
 from models.cost import training_bytes
 from models.faces import Faces
 from models.train import evaluate, fit, has_fast_bf16
-from orchestrator.cell import RESULT, STATE, TAUGHT_STATE, train_cell
+from orchestrator.cell import RESULT, STATE, TAUGHT_STATE, reason_of, train_cell
 from orchestrator.trials import trial_row
 
 CELL: dict[str, Any] = {
@@ -149,6 +149,21 @@ def limited(folder: Path, cell: dict[str, Any], **limits: float) -> subprocess.C
     """In a process of its own, which the limits may end."""
     words = [sys.executable, "-c", LIMITED, json.dumps(CELL | cell), str(folder), json.dumps(limits)]
     return subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.mark.parametrize(
+    ("said", "allowed", "reason"),
+    [
+        ("std::bad_alloc", None, "out of memory"),
+        ("could not create a primitive", 1.5, "out of memory: it needs more than the 1.5 GiB allowed"),
+        ("could not create a primitive", None, "failed: could not create a primitive"),
+        ("a layer\nis missing", 1.5, "failed: a layer is missing"),
+    ],
+)
+def test_what_is_said_where_memory_is_short_depends_on_who_says_it(
+    said: str, allowed: float | None, reason: str
+) -> None:
+    assert reason_of(RuntimeError(said), allowed) == reason
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is bounded by RLIMIT_DATA, of Linux")
