@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from orchestrator.cutting import FIRST, MOST, Cutting, Shard, cut, largest_shard
+from orchestrator.cutting import FIRST, LITTLE, MOST, Cutting, Shard, cut, largest_shard
 from orchestrator.store import write_bytes, write_table
 
 
@@ -24,6 +24,8 @@ def test_every_input_is_in_one_shard_and_none_is_too_large(inputs: int, workers:
     assert max(sizes) <= largest
     assert all(size == FIRST for size in sizes[:workers][:-1])
     assert sizes[workers:] == sorted(sizes[workers:], reverse=True)
+    # What a round leaves is taken with it only where that is little.
+    assert sizes[-1] < 10 * (LITTLE + 1) or workers == 1 or len(sizes) <= workers
 
 
 def test_the_last_rounds_are_smaller_and_none_is_too_small() -> None:
