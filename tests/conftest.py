@@ -1,5 +1,6 @@
 """What many tests share: one local Ray, a small trained net, a folder of faces, and the real faces where they are."""
 
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,9 @@ from models.images import encode_png
 from models.train import evaluate, fit
 from orchestrator.console import Console
 from orchestrator.ray_session import connected
+
+# Ray's workers give way to whatever else runs; here that is other tests, and they would wait for minutes.
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 # Beside the checkout where it exists: real faces never enter the repository.
 SHARED_FACES = Path(__file__).resolve().parents[2] / "shared" / "faces"

@@ -206,7 +206,7 @@ def test_ctrl_c_keeps_finished_shards_and_says_how_to_go_on(trained: Path, faces
         (folder / f"{i:03}.png").write_bytes(encode_png(image))
     out = tmp_path / "out"
     command = [sys.executable, "-m", "orchestrator.cli", "attack", str(folder), "--model", str(trained)]
-    command += ["--out", str(out), "--steps", "100"]
+    command += ["--out", str(out), "--steps", "40"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         deadline = time.monotonic() + 120
         while not parts(out) and time.monotonic() < deadline and process.poll() is None:

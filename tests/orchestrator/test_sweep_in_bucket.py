@@ -21,7 +21,7 @@ from tests.orchestrator.test_attack_faults import command, run, settings
 from tests.orchestrator.test_sweep_faults import SMALL, planted
 
 Said = tuple[int, str, str]
-EPOCHS = 100
+EPOCHS = 60
 ASKED = ["--data", "synthetic:300", "--net", "convnet", "--convs", "1", "--filters", "2", "--epochs", str(EPOCHS)]
 ASKED += ["--seed", "0", "1", "2", "--cpus-per-trial", "1", "--max-concurrent", "1"]
 pytestmark = pytest.mark.usefixtures("bucket")

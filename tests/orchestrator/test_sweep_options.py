@@ -57,7 +57,7 @@ def test_an_optuna_search_trains_as_many_cells_as_asked_for(faces: Faces, tmp_pa
 def test_a_net_that_lags_is_stopped_saved_and_measured(faces: Faces, tmp_path: Path, console: Console) -> None:
     """The first learns; the second, without a learning rate, cannot, and is stopped early."""
     out = tmp_path / "out"
-    grid: dict[str, list[Any]] = {"filters": [8], "epochs": [400], "batch_size": [64], "train_size": [256]}
+    grid: dict[str, list[Any]] = {"filters": [8], "epochs": [150], "batch_size": [64], "train_size": [256]}
     grid |= {"lr": [5e-3, 0.0], "batch_norm": [True]}
     rows = sweep(config(grid, stop_early=True, max_concurrent=1), out, console, faces=faces)["trials"]
     stopped = [row for row in rows if row["status"] == "stopped"]
@@ -65,8 +65,8 @@ def test_a_net_that_lags_is_stopped_saved_and_measured(faces: Faces, tmp_path: P
     assert {row["status"] for row in rows} <= {"ok", "stopped"}
     for row in stopped:
         done = len([one for one in table(out, "epochs") if one["cell"] == row["cell"]])
-        assert row["reason"] == f"stopped early, after epoch {done} of 400"
-        assert done < 400
+        assert row["reason"] == f"stopped early, after epoch {done} of 150"
+        assert done < 150
         net, card = load(out / "cells" / f"{row['cell']:04d}")
         test = faces.split("test")
         assert row["accuracy"] == pytest.approx(evaluate(net, test.images, test.labels)["accuracy"])
