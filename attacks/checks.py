@@ -40,6 +40,8 @@ def check(net: nn.Module, inputs: Tensor, labels: Tensor | None = None) -> list[
     """
     if len(inputs) == 0:
         return []
+    device = next(net.parameters(), inputs).device
+    inputs, labels = inputs.to(device), None if labels is None else labels.to(device)
     few = inputs[:IMAGES]
     batch = torch.cat([few, 1 - few])
     nothing = torch.zeros(len(batch), dtype=torch.int64)
@@ -142,7 +144,8 @@ def _constant_or_range(
 ) -> Finding | None:
     wide = net(batch * LEVELS)
     told = f"on [0, 1] the net says class {int(two_class(logits)[0].argmax())} to all {len(batch)} images and negatives"
-    if not _wants_bytes(two_class(logits), two_class(wide)) and not _right_in_bytes(net, inputs, labels):
+    right = _right_in_bytes(net, inputs, labels)
+    if not _wants_bytes(two_class(logits), two_class(wide)) and right is None:
         if _gap(logits, logits[:1]) > 1e-6 * float(logits.abs().max()):
             return None
         return Finding(
@@ -151,9 +154,12 @@ def _constant_or_range(
             "There is no border to cross: nothing fools it and no accuracy means anything",
             "Look for a layer that died in training, or weights that were not loaded",
         )
+    apart = len(two_class(wide).argmax(1).unique())
     return Finding(
         "input_range",
-        f"{told}, but tells {len(two_class(wide).argmax(1).unique())} classes apart when they are given on [0, 255]",
+        f"{told}, but tells {apart} classes apart when they are given on [0, 255]"
+        if right is None
+        else f"the net is right on {right[0]:.0%} on [0, 1], and on {right[1]:.0%} on [0, 255]",
         "It sees nearly black images, and what changes within them is lost: it looks robust and is blind",
         "Multiply by 255 in its first layer, for dxray hands pixels in [0, 1] to every net",
     )
@@ -173,21 +179,22 @@ def _wants_bytes(logits: Tensor, wide: Tensor) -> bool:
     return bool(flat and varied and sure and large.abs().mean() < 50 * small.abs().mean() + 1e-9)
 
 
-def _right_in_bytes(net: nn.Module, inputs: Tensor, labels: Tensor | None) -> bool:
-    """Whether the labels say so: no better than chance on [0, 1], and far above both on [0, 255]."""
+def _right_in_bytes(net: nn.Module, inputs: Tensor, labels: Tensor | None) -> tuple[float, float] | None:
+    """The shares that it has right on [0, 1] and [0, 255], where the latter is far above both the former and chance."""
     on_unit, on_bytes = _right(net, inputs, labels), _right(net, inputs * LEVELS, labels)
     if labels is None or on_unit is None or on_bytes is None or len(on_unit) < IMAGES:
-        return False
+        return None
     # One answer to everything would do as well as that; with labels the wrong way round it beats the net on [0, 1].
     chance = float(labels[labels >= 0].bincount().max() / (labels >= 0).sum())
-    return float(on_bytes.mean()) > max(float(on_unit.mean()), chance) + 0.25
+    shares = float(on_unit.mean()), float(on_bytes.mean())
+    return shares if shares[1] > max(shares[0], chance) + 0.25 else None
 
 
 def _probabilities(net: nn.Module, batch: Tensor, logits: Tensor) -> Finding | None:
     """One output is a probability when nothing, however far out, leaves [0, 1]; several, when rows sum to 1."""
     extreme = logits
     if logits.shape[1] == 1:
-        noise = torch.randn(batch.shape, generator=torch.Generator().manual_seed(0))
+        noise = torch.randn(batch.shape, generator=torch.Generator().manual_seed(0)).to(batch.device)
         extreme = torch.cat([logits, net(1e4 * noise), net(-1e4 * noise)])
     inside = bool(((extreme > -1e-5) & (extreme < 1 + 1e-5)).all())
     if not inside or (logits.shape[1] > 1 and float((logits.sum(1) - 1).abs().max()) > 1e-4):

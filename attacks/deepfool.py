@@ -34,8 +34,8 @@ def deepfool(
     """Returns the first fooling images met, float32 (N, C, H, W) on the k/255 lattice in [0, 1]; nothing is random.
 
     norm: "l2" or "linf", the one in which the nearest border is meant. classes: how many of the likeliest other classes
-    are asked for their border at each step; each costs a gradient, so an image costs steps * classes at most. With a
-    target there is one border. overshoot: how far beyond the border to aim, as a share of the image's first gap.
+    are asked for their border at each step; each costs a gradient, so an image costs (steps + 1) * classes at most.
+    With a target there is one border. overshoot: how far beyond the border to aim, as a share of the first gap.
     The other arguments and the errors are those of `dx`.
     """
     validate(inputs, labels, targets, mask)

@@ -92,6 +92,8 @@ def dx(
         raise ValueError(f"unknown effort {effort!r}; known efforts: {', '.join(EFFORTS)}")
     plan = PLANS[norm][effort]
     looks = plan.steps if steps is None else steps
+    if looks < 1:
+        raise ValueError(f"steps must be at least 1, got {looks}")
     with Query(net, labels, targets, batch=batch, ledger=ledger) as query:
         return search(
             query,

@@ -40,6 +40,8 @@ def dx_penalty(
     validate(inputs, labels, targets, mask)
     if norm not in PULLS:
         raise ValueError(f"unknown norm {norm!r}; known norms of the penalty: {', '.join(PULLS)}")
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}")
     walk = AdamWalk(batch, inputs.shape[1:], norm=norm, weight=weight / 255, lr=lr * 255)
     with Query(net, labels, targets, batch=batch, ledger=ledger) as query:
         return search(query, inputs, mask, walk, steps=steps, floor=FLOOR + confidence, score=log_likelihood)

@@ -5,13 +5,13 @@ and go back again. The net is shown only 8-bit images, so neighbours differ by a
 where the paper's lie far closer than a file can hold.
 """
 
-import hashlib
 import math
 from collections.abc import Generator
 
 import torch
 from torch import Tensor, nn
 
+from attacks.budget import stream
 from attacks.lattice import LEVELS, from_levels, to_levels
 from attacks.query import BATCH, FLOOR, Ledger, Query, validate
 
@@ -103,9 +103,7 @@ class Border:
         self.low, self.high = -home * allowed, (LEVELS - home) * allowed
         self.free = max(1, int(allowed.sum()))
         self.best, self.size = torch.zeros_like(home), math.inf
-        # The image's own pixels, not its place among others, choose its random numbers.
-        digest = hashlib.sha256(self.low.numpy().tobytes() + self.high.numpy().tobytes() + str(seed).encode()).digest()
-        self.random = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+        self.random = stream(torch.cat([self.low, self.high]), str(seed))
 
     def search(self) -> Asking:
         """Returns the point (D,) in grey levels: the nearest that fools, or home."""

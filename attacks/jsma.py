@@ -42,7 +42,7 @@ def jsma(
         raise ValueError(
             f"theta must lie in [-1, 1] and not be 0, and steps be at least 1, got theta={theta}, steps={steps}"
         )
-    pairs = max(1, int(SHARE * inputs[0].numel() / 2)) if steps is None else steps
+    pairs = max(1, int(SHARE * inputs.shape[1:].numel() / 2)) if steps is None else steps
     query = Jacobian(net, labels, targets, batch=batch, ledger=ledger)
     walk = PairWalk(query, batch, inputs.shape[1:], theta=theta)
     with query:

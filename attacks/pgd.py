@@ -33,7 +33,7 @@ def pgd(
     """Returns images within `eps` of the inputs, float32 (N, C, H, W) on the k/255 lattice in [0, 1].
 
     norm: "linf", "l2" or "l1", in [0, 1] pixel units. eps: the budget; what does not reach a grey level is no change.
-    steps: gradients an image after the start; it stops where one fools. step_size: None is 2.5 * eps / steps.
+    steps: from the start on, each with a gradient; it stops where one fools. step_size: None is 2.5 * eps / steps.
     momentum: share of the earlier directions kept, 0 is plain PGD. random_start: from the seed and the image itself,
     so it does not depend on the other images. The other arguments and the errors are those of `dx`.
     """
@@ -52,7 +52,15 @@ def pgd(
         seed=seed if random_start else None,
     )
     with Query(net, labels, targets, batch=batch, ledger=ledger) as query:
-        return search(query, inputs, mask, walk, steps=steps + 1, floor=FLOOR + confidence, score=cross_entropy)
+        return search(
+            query,
+            inputs,
+            mask,
+            walk,
+            steps=1 + random_start + steps,  # looks: at the image, at the start, and after each step
+            floor=FLOOR + confidence,
+            score=cross_entropy,
+        )
 
 
 class ProjectedWalk:
@@ -92,5 +100,6 @@ class ProjectedWalk:
             for slot in begins.flatten().nonzero().flatten().tolist():
                 uniform = torch.rand(room.low.shape[1], generator=stream(room.low[slot], str(self.seed)))
                 moved[slot] = self.eps * (uniform * 2 - 1)
+                self.drift[slot] = 0.0  # a slope of the image, and not of where it goes on
         self.at = torch.minimum(torch.maximum(self.budget.project(moved, self.eps), room.low), room.high)
         return gap < 0

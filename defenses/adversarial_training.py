@@ -15,8 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from attacks.lattice import from_levels
 from attacks.query import Query
-from models.batches import device_of, to_device
+from models.batches import to_device
 from models.train import Objective
 
 Attack = Callable[[nn.Module, Tensor, Tensor], Tensor]  # any of `attacks.ATTACKS`, its keyword arguments bound
@@ -120,7 +121,7 @@ def against(attack: Attack, *, label_smoothing: float = 0.05) -> Objective:
     """Learns from what `attack(net, inputs, labels)` makes of each batch: `partial(attacks.pgd.pgd, eps=8 / 255)`."""
 
     def objective(net: nn.Module, inputs: Tensor, labels: Tensor, progress: float) -> Iterator[tuple[Tensor, Tensor]]:
-        logits = net(to_device(attack(net, inputs, labels), inputs.device)).float()
+        logits = net(to_device(attack(net, inputs.cpu(), labels.cpu()), inputs.device)).float()
         yield F.cross_entropy(logits, labels, label_smoothing=label_smoothing), logits
 
     return objective
@@ -177,8 +178,10 @@ def guard(
         raise ValueError("a guard needs held-out images; none came")
 
     def judge(net: nn.Module) -> dict[str, float]:
-        device = device_of(net)
-        inputs, wanted = to_device(images, device), torch.tensor(labels, device=device)
+        inputs, wanted = (
+            from_levels(torch.from_numpy(images)),
+            torch.from_numpy(labels),
+        )  # attacks bring them to the net
 
         def right(attack: Attack) -> float:
             with Query(net, wanted) as query:

@@ -55,7 +55,7 @@ def _layer(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
 
 
 class Denoised(InFront):
-    """A net behind an auto-encoder; in training mode, the net itself stays in eval mode, for only the other learns."""
+    """A net behind an auto-encoder; the net itself stays in eval mode, and its statistics are what they were."""
 
     def train(self, mode: bool = True) -> "Denoised":
         super().train(mode)
@@ -78,7 +78,7 @@ def gaussian(sigma: float) -> Attack:
     """Noise of standard deviation `sigma`, in [0, 1] pixel units; what leaves [0, 1] is cut off."""
 
     def noise(net: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
-        return (inputs + sigma * torch.randn(inputs.shape).to(inputs.device)).clamp(0, 1)
+        return (inputs + sigma * torch.randn(inputs.shape)).clamp(0, 1)
 
     return noise
 
@@ -94,7 +94,7 @@ def reconstruction(*noises: Attack) -> Objective:
     def objective(net: nn.Module, inputs: Tensor, labels: Tensor, progress: float) -> Iterator[tuple[Tensor, Tensor]]:
         assert isinstance(net, Denoised)
         for noise in noises:
-            noisy = to_device(noise(net.net, inputs, labels), inputs.device)
+            noisy = to_device(noise(net.net, inputs.cpu(), labels.cpu()), inputs.device)
             cleaned = net.part(noisy)
             with torch.no_grad():
                 logits = net.net(to_device(cleaned, inputs.device)).float()

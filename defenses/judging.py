@@ -22,6 +22,7 @@ from attacks.query import BATCH, Query
 from attacks.square import square
 from defenses.adversarial_training import Attack
 from models.batches import device_of, to_device
+from models.finding import wilson
 
 BUDGETS = (("linf", 2 / 255), ("linf", 4 / 255), ("linf", 8 / 255), ("l2", 0.25), ("l2", 0.5), ("l2", 1.0))
 WAYS = ("white_box", "transfer", "gradient_free")
@@ -163,6 +164,4 @@ def _surely_more(one: np.ndarray, other: np.ndarray) -> bool:
 
 def interval(count: int, n: int) -> tuple[float, float]:
     """Wilson's 95 % interval of a share."""
-    share, z = count / n, SURE
-    middle, half = share + z**2 / (2 * n), z * math.sqrt(share * (1 - share) / n + (z / (2 * n)) ** 2)
-    return (middle - half) / (1 + z**2 / n), (middle + half) / (1 + z**2 / n)
+    return wilson(count, n, z=SURE)

@@ -13,7 +13,7 @@ class JumpReLU(nn.Module):
         self.kappa = kappa
 
     def forward(self, features: Tensor) -> Tensor:
-        return features * (features > self.kappa)
+        return features * (features > self.kappa) + 0.0  # for what is cut off would be -0.0, and `Halve` sees its sign
 
     def extra_repr(self) -> str:
         return f"kappa={self.kappa}"

@@ -101,7 +101,7 @@ class Evidence:
 
     @property
     def final_loss(self) -> float | None:
-        """The lowest of the losses at the end that are known: of training and validation, measured or remembered."""
+        """The lowest of the losses at the end that are known: of training and of each split, measured or remembered."""
         last = self.history[-1] if self.history else {}
         known = [last.get("loss"), last.get("validation_loss"), *(split.loss for split in self.splits.values())]
         return min((loss for loss in known if loss is not None), default=None)

@@ -121,6 +121,8 @@ def hf_parts(datasets: Any, place: str) -> tuple[dict[str | None, Any], Path]:
         word = _SPLIT_WORDS.get(key.casefold())  # None, where one odd part is all there is: its rows have no split yet
         if word is None and len(own) > 1:
             raise FacesError(f"hf:{name} has a split {key!r}, expected {', '.join(SPLITS)}: choose one with :SPLIT")
+        if word in parts:
+            raise FacesError(f"hf:{name} has two splits for {word!r}, of which {key!r} is one: choose one with :SPLIT")
         parts[word] = part
     return parts, path if path.is_dir() else Path()
 

@@ -324,7 +324,12 @@ def _hugging_face_parameters(folder: Path) -> dict[str, Any]:
             scale, shift = ([v / d for v, d in zip(values, std, strict=True)] for values in (scale, shift))
     if "image_size" not in config:
         side = steps.get("crop_size") or steps.get("size") or 224
-        config["image_size"] = list(side.values())[:2] if isinstance(side, dict) and "height" in side else side
+        if isinstance(side, dict):
+            edge = side.get("shortest_edge")
+            side = [side.get("height", edge), side.get("width", edge)]
+        if not (isinstance(side, int) or (isinstance(side, list) and all(isinstance(length, int) for length in side))):
+            raise CheckpointError(f"{folder / PREPROCESSOR} has no size of images, a height and a width in pixels")
+        config["image_size"] = side
     return {"config": config, "scale": scale, "shift": shift, "bgr": bool(steps.get("do_flip_channel_order"))}
 
 

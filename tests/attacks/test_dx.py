@@ -122,6 +122,14 @@ def test_more_steps_never_cost_distance_on_average(helpers: Any) -> None:
     assert many < few
 
 
+@pytest.mark.parametrize("norm", PLANS)
+def test_no_steps_are_no_attack(norm: str, helpers: Any) -> None:
+    """Every face would be missed, which reads as if the net withstood."""
+    net, inputs = helpers.ConvNet(), helpers.images(2, (1, 9, 9))
+    with pytest.raises(ValueError, match="steps must be at least 1, got 0"):
+        dx(net, inputs, helpers.predicted(net, inputs), norm=norm, steps=0)
+
+
 def test_the_ledger_counts_the_steps(helpers: Any) -> None:
     net, inputs = helpers.ConvNet(), helpers.images(40, (1, 9, 9))
     ledger = Ledger.empty(40)

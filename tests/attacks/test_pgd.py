@@ -43,10 +43,21 @@ def test_it_fools_whatever_one_step_fools_and_more(norm: str, helpers: Any) -> N
     assert many < 64
 
 
+@pytest.mark.parametrize("random_start", [False, True])
+def test_it_takes_as_many_steps_as_asked_for(random_start: bool, helpers: Any) -> None:
+    net, inputs = helpers.LinearNet(gap=30.0), helpers.images(2, (1, 12, 12))
+    labels = helpers.predicted(net, inputs)
+    clean = helpers.predicted(net, inputs)
+    assert torch.equal(clean, labels)
+    one = pgd(net, inputs, labels, eps=8 / 255, steps=1, random_start=random_start)
+    # Of a linear net, one step of 2.5 budgets leads to the corner that all others lead to.
+    assert torch.equal(one, pgd(net, inputs, labels, eps=8 / 255, steps=9, random_start=random_start))
+
+
 def test_another_seed_starts_elsewhere(helpers: Any) -> None:
     net, inputs = helpers.LinearNet(gap=30.0), helpers.images(2, (1, 12, 12))
     labels = helpers.predicted(net, inputs)
-    first, second = (pgd(net, inputs, labels, seed=seed, steps=1) for seed in (0, 1))
+    first, second = (pgd(net, inputs, labels, seed=seed, steps=1, step_size=1 / 255) for seed in (0, 1))
     assert not torch.equal(first, second)
 
 

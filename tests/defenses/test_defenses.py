@@ -267,3 +267,10 @@ def test_an_auto_encoder_learns_to_take_noise_away(
     assert all(torch.equal(value, before[key]) for key, value in plain.state_dict().items()), "the net behind it moved"
     assert evaluate(net, images, labels)["accuracy"] > 0.9
     assert not torch.equal(logits_of(net, images), logits_of(plain, images))
+
+
+def test_what_a_jumprelu_cuts_off_is_a_zero_without_a_sign() -> None:
+    """In bfloat16 `Halve` compares values by their bits, and would take -0.0 for the smallest of all."""
+    kept = JumpReLU(0.5)(torch.tensor([-2.0, -0.0, 0.2, 3.0], dtype=torch.bfloat16))
+    assert kept.tolist() == [0.0, 0.0, 0.0, 3.0]
+    assert not kept.signbit().any()

@@ -542,6 +542,10 @@ def test_splits_of_a_data_set_are_its_own_and_one_can_be_chosen(tmp_path: Path) 
     np.testing.assert_array_equal(alone.labels, test["gender"])
     with pytest.raises(FacesError, match="no split 'dev', only train, test"):
         read(f"hf:{root}:dev")
+    twice = tmp_path / "twice"
+    datasets.DatasetDict({"train": train, "training": test}).save_to_disk(str(twice))
+    with pytest.raises(FacesError, match="two splits for 'train', of which 'training' is one: choose one with :SPLIT"):
+        read(f"hf:{twice}")
 
 
 def test_class_names_of_a_data_set_are_understood(tmp_path: Path) -> None:

@@ -476,6 +476,28 @@ def test_a_hugging_face_folder_takes_pixels_and_normalises_them_itself(
 
 
 @pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ({"size": {"shortest_edge": 24}}, (24, 24)),
+        ({"size": {"height": 24, "width": 20}}, (24, 20)),
+        ({"size": {"shortest_edge": 40}, "crop_size": {"height": 24, "width": 24}}, (24, 24)),
+        ({"size": 24}, (24, 24)),
+        ({}, (224, 224)),
+    ],
+)
+def test_a_net_of_any_size_is_given_that_of_its_preprocessor(
+    size: dict[str, Any], expected: tuple[int, int], tmp_path: Path
+) -> None:
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed: pip install 'dxray[hf]'")
+    config = transformers.ResNetConfig(embedding_size=8, hidden_sizes=[8], depths=[1], layer_type="basic")
+    transformers.AutoModelForImageClassification.from_config(config).save_pretrained(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(STEPS | size))
+    assert load_victim(tmp_path)[1].size == expected
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(STEPS | {"size": {"longest_edge": 24}}))
+    refused(tmp_path, "has no size of images, a height and a width in pixels")
+
+
+@pytest.mark.parametrize(
     ("steps", "expected"),
     [
         ({"do_normalize": False}, lambda x, mean, std: x),
