@@ -8,9 +8,12 @@ from typing import Any
 import torch
 
 from models import build
+from models.images import one_line
 from models.train import fit
 from orchestrator.console import Console
+from orchestrator.errors import UserError
 from orchestrator.grid import FIT_PARAMETERS, NET_PARAMETERS
+from orchestrator.progress import spell
 from orchestrator.ray_session import connected, cpus, gpus, machines
 from orchestrator.sweep import SweepConfig, asked, limits_of, share_out
 from orchestrator.tuning import work_of
@@ -43,7 +46,11 @@ def plan(config: SweepConfig, console: Console, *, address: str | None = None) -
         look = ray.remote(num_cpus=limits.threads, num_gpus=limits.gpu_share, max_calls=1)(seconds_of_an_epoch)
         images, labels = data["train"]
         few = min(len(images), (2 + BATCHES) * int(middling.get("batch_size", 64)))
-        epoch = ray.get(look.remote(middling, images[:few], labels[:few], len(data["classes"]), limits.threads))
+        try:
+            epoch = ray.get(look.remote(middling, images[:few], labels[:few], len(data["classes"]), limits.threads))
+        except ray.exceptions.RayError as wrong:
+            reason = one_line(getattr(wrong, "cause", None) or wrong, 300)
+            raise UserError(f"the net of middling cost cannot be trained: {reason}") from None
         speed = work_of(middling, data) / (epoch * len(images) / few * middling["epochs"])
         where = f"{cpus()} CPUs and {gpus():g} GPUs (machines: {machines()})"
     seconds = [one / speed + START for one in work]
@@ -53,8 +60,8 @@ def plan(config: SweepConfig, console: Console, *, address: str | None = None) -
         f"{limits.threads} CPU" + (f" and {limits.gpu_share:g} GPU" if limits.gpu_share else "")
     )
     console.say(
-        f"about {_spoken(total)} in all; the cheapest net takes about {_spoken(min(seconds))}, the dearest "
-        f"{_spoken(max(seconds))} (from {few} images trained on a node just now)"
+        f"about {spell(total)} in all; the cheapest net takes about {spell(min(seconds))}, the dearest "
+        f"{spell(max(seconds))} (from {few} images trained on a node just now)"
     )
     return {
         "cells": len(todo),
@@ -86,11 +93,3 @@ def makespan(seconds: Sequence[float], at_once: int) -> float:
     for one in sorted(seconds, reverse=True):
         heapq.heapreplace(ends, ends[0] + one)
     return max(ends)
-
-
-def _spoken(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"

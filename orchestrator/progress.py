@@ -91,7 +91,7 @@ class Board:
         elif now - self._spoke >= self._every:
             self._spoke = now
             running = "; ".join(f"{one.name}: {one.note}" for one in self._running.values() if one.note)
-            took = _spell(now - self._started)
+            took = spell(now - self._started)
             self._console.print(f"{self._title()}, {took}, {self._left(now)}; {running}", soft_wrap=True)
 
     def _title(self) -> str:
@@ -100,7 +100,7 @@ class Board:
     def _left(self, now: float) -> str:
         if not self._done:
             return ""
-        return f"about {_spell((now - self._started) / self._done * max(0.0, self._work - self._done))} left"
+        return f"about {spell((now - self._started) / self._done * max(0.0, self._work - self._done))} left"
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
@@ -123,7 +123,7 @@ class _Training:
         return self.work * (self.epoch or 0) / self.epochs - self.skipped
 
 
-def _spell(seconds: float) -> str:
+def spell(seconds: float) -> str:
     """As few digits as say it: "48 s", "12 min", "3.5 h"."""
     if seconds < 100:
         return f"{seconds:.0f} s"

@@ -32,6 +32,19 @@ def test_a_plan_counts_nets_and_places_and_leaves_nothing_on_disk(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.usefixtures("local_ray")
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [(("--optimizer", "adam"), "no optimizer is called 'adam'"), (("--blocks", 9), "can be halved fewer times")],
+)
+def test_a_net_that_cannot_be_trained_is_one_sentence(
+    words: tuple[object, ...], reason: str, dxray: Callable[..., Said]
+) -> None:
+    code, _, said = dxray("plan", *GRID, "--epochs", 1, *words)
+    assert (code, len(said.splitlines())) == (1, 1)
+    assert reason in said
+
+
 def test_a_plan_is_of_a_new_sweep(dxray: Callable[..., Said]) -> None:
     code, _, said = dxray("plan", "--resume", "runs/sweep")
     assert code == 1
