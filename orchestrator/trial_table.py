@@ -270,4 +270,6 @@ def _figures(group: Sequence[Row], shares: Sequence[str]) -> list[str | None]:
         values = [row[name] for row in trained if row.get(name) is not None]
         spread = f" ± {np.std(values, ddof=1):.2%}" if len(values) > 1 else ""
         told.append(f"{np.mean(values):.2%}{spread}" if values else None)
-    return [f"{trained[0]['parameter_count']:,}", *told, f"{np.mean([r['seconds'] for r in trained]):.0f}", remark]
+    # The table of times is written after that of the nets, and may lag behind.
+    times = [row["seconds"] for row in trained if row.get("seconds") is not None]
+    return [f"{trained[0]['parameter_count']:,}", *told, f"{np.mean(times):.0f}" if times else None, remark]

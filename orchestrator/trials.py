@@ -70,7 +70,7 @@ LAYERS = pa.schema(
 TIMING = pa.schema(
     [
         _CELL,
-        column("seconds", pa.float64(), "of all its epochs together, validation included", "s"),
+        column("seconds", pa.float64(), "of its epochs' steps, without validation and layer figures", "s"),
         column("images_per_second", pa.float64(), "training images seen, by those seconds", "images/s"),
         column("memory_gib", pa.float64(), "most memory that the training held", "GiB"),
         column("host", pa.string(), "name of the machine that trained it"),

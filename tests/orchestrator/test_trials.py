@@ -91,6 +91,19 @@ def test_a_sweep_is_read_back_with_the_cells_that_have_not_ended(tmp_path: Path,
     assert (read[1]["accuracy"], read[1]["seconds"]) == (0.9, 12.0)
 
 
+def test_a_sweep_is_shown_between_the_writing_of_its_tables(
+    tmp_path: Path, rows: Rows, dxray: Callable[..., tuple[int, str, str]]
+) -> None:
+    made = rows(TWO)
+    write_json(tmp_path / "sweep.json", {"cells": [{name: row[name] for name in ("net", "filters")} for row in made]})
+    write_tables(tmp_path, made[:1])
+    times = (tmp_path / "timing.parquet").read_bytes()
+    write_tables(tmp_path, made)
+    (tmp_path / "timing.parquet").write_bytes(times)  # that of before the second cell ended
+    code, text, _ = dxray("sweep", "--show", tmp_path)
+    assert (code, "90.00%" in text) == (0, True)
+
+
 def test_the_best_is_so_on_the_validation_split_and_has_a_net(rows: Rows, result: Result) -> None:
     grid: Row = {"net": "convnet", "filters": [1, 2, 3, 4, 5, 6]}
     given = {
