@@ -30,6 +30,7 @@ ROW, TIMING = "round.json", "timing.json"
 # Those that judge each net: along its gradients, by its answers alone, and the smallest change in L2.
 JUDGES: dict[str, dict[str, Any]] = {"apgd": {"steps": 20}, "square": {"queries": 200}, "dx": {"norm": "l2"}}
 
+_MEDIAN = "of the changes that dx fools it by, over the faces it had right; null: half of these are not fooled"
 ROUND = pa.schema(
     [
         column("round", pa.int32(), "counted on through all generations"),
@@ -54,7 +55,7 @@ ROUND = pa.schema(
             "fooled_within", pa.float64(), "share of the faces it had right that dx fools within `within`", "[0, 1]"
         ),
         column("within", pa.float64(), "in L2", "[0, 1] pixel units"),
-        column("median_l2", pa.float64(), "of the changes that dx fools it by", "[0, 1] pixel units"),
+        column("median_l2", pa.float64(), _MEDIAN, "[0, 1] pixel units"),
         column("unseen", pa.list_(pa.string()), "those of apgd, square and dx that were not used in training"),
         column("changed", pa.float64(), "share of validation faces answered otherwise than by the parent", "[0, 1]"),
         column("weight_distance", pa.float64(), "L2 distance to the parent's weights over their length"),
@@ -221,14 +222,24 @@ def _judged(
         n = attack(asked, out, console, address=address)["inputs"]
         rows = list(read_rows(out, ["name", "status", "l2"]))
         right[name] = {row["name"] for row in rows if row["status"] == "missed"}
-    minimal = [row["l2"] if row["status"] == "fooled" else math.inf for row in rows if row["status"] in _FOUGHT]
     return {
         "held_out": n,
         "robust_accuracy": len(right["apgd"] & right["square"]) / n,
         "robust_apgd": len(right["apgd"]) / n,
         "robust_square": len(right["square"]) / n,
-        "fooled_within": sum(l2 <= within for l2 in minimal) / len(minimal) if minimal else None,
-        "median_l2": float(np.median(minimal)) if minimal else None,
+        **smallest_changes(rows, within),
+    }
+
+
+def smallest_changes(rows: Sequence[Mapping[str, Any]], within: float) -> dict[str, float | None]:
+    """`fooled_within` and `median_l2` of the rows of a minimal attack."""
+    changes = [row["l2"] if row["status"] == "fooled" else math.inf for row in rows if row["status"] in _FOUGHT]
+    if not changes:
+        return {"fooled_within": None, "median_l2": None}
+    median = float(np.median(changes))
+    return {
+        "fooled_within": sum(l2 <= within for l2 in changes) / len(changes),
+        "median_l2": median if math.isfinite(median) else None,  # JSON has no infinity
     }
 
 

@@ -11,6 +11,7 @@ can be told to attack a sample of the training faces alone (`--attack-faces`), a
 """
 
 import argparse
+import math
 import tempfile
 from itertools import pairwise
 from pathlib import Path
@@ -86,7 +87,7 @@ def main() -> None:
     for row in rows:
         print(
             f"{row['round']:5} {row['adversaries']:11,} {row['validation_accuracy']:7.1%} {row['fooled_within']:22.1%} "
-            f"{row['median_l2']:10.4f} {row['robust_accuracy']:7.1%}"
+            f"{row['median_l2'] or math.inf:10.4f} {row['robust_accuracy']:7.1%}"
         )
     shares = [row["fooled_within"] for row in rows]
     falls = all(later < before for before, later in pairwise(shares))
