@@ -13,7 +13,7 @@ from orchestrator.grid import varied
 from orchestrator.guard import ORPHAN
 from orchestrator.object_store import Place, files
 from orchestrator.progress import Board
-from orchestrator.store import locked, read_json, replace_folder, write_json
+from orchestrator.store import locked, read_json, read_table, replace_folder, write_json
 from orchestrator.trials import best_of, trial_row, write_tables
 from orchestrator.working_copy import worked_in
 
@@ -34,7 +34,7 @@ class Watcher(tune.Callback):
     Args:
         cells: all that the sweep may train; their numbers are those of the folders and of the table.
         data: the faces, in Ray's object store.
-        on_row: called with the row of each cell that ends in this run.
+        on_row: called with the row of each cell that ends in this run, or ended unseen by an earlier one.
     """
 
     def __init__(
@@ -53,8 +53,12 @@ class Watcher(tune.Callback):
         ended, stopped = (
             {int(file.parent.name) for file in files(out, f"cells/[0-9]*/{name}")} for name in (RESULT, STOPPED)
         )
+        table = out / "trials.parquet"
+        told = set(read_table(table, columns=["cell"])["cell"].to_pylist()) if table.exists() else set()
         for index in sorted(ended):
-            self._keep(index)
+            row = self._keep(index)
+            if on_row and index not in told:  # it ended while the driver of an earlier run was ending too
+                on_row(row)
         for index in sorted(stopped - ended):
             self._measure(index)
         if self.rows:
@@ -121,9 +125,9 @@ class Watcher(tune.Callback):
 
     def _ended(self, index: int) -> None:
         row = self._keep(index)
-        self._write()
         if self.on_row:
-            self.on_row(row)
+            self.on_row(row)  # first: what is in the tables is not told again
+        self._write()
         if self.board:
             self.board.end(index, self._sentence(row))
 
