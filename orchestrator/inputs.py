@@ -279,11 +279,12 @@ def _in_arrow(found: Iterable[tuple[str, bytes]]) -> pa.Table:
 
 
 def _triple(name: str) -> str:
-    """Where the triple goes: `sub/face.jpg` -> `sub/face`."""
-    stem = name.removesuffix(_ending(name))
-    if stem.isprintable() and "\\" not in stem:
+    """Where the triple goes: `sub/face.jpg` -> `sub/face`; a path that leads up or from the root ends up below too."""
+    stem = name.removesuffix(_ending(name)).lstrip("/")
+    if stem.isprintable() and "\\" not in stem and ".." not in stem:
         return stem
-    return "".join(c if c.isprintable() and c != "\\" else "_" for c in stem)
+    safe = "".join(c if c.isprintable() and c != "\\" else "_" for c in stem)
+    return "/".join("_" if part == ".." else part for part in safe.split("/"))
 
 
 def _ending(name: str) -> str:

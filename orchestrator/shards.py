@@ -239,8 +239,8 @@ def _saved(job: Job, work: Work, modified: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _place(triple: str, which: str) -> Path:
-    """`triples/sub/adv_face_mod.png`, below the run's folder, for the modified image of `sub/face.jpg`."""
-    face = Path(triple)
+    """`triples/sub/adv_face_mod.png`, always below the run's folder, for the modified image of `sub/face.jpg`."""
+    face = Path(*(part for part in Path(triple).parts if part not in ("/", "..")))
     return Path("triples", face.parent, f"adv_{face.name}_{SHORT[which]}.png")
 
 

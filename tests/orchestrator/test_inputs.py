@@ -43,6 +43,18 @@ def test_names_and_triples_are_unique(tmp_path: Path) -> None:
     assert "\n" not in "".join(triples)
 
 
+def test_no_triple_leads_out_of_its_folder(tmp_path: Path) -> None:
+    """Neither of files that share a name, and so go by their whole path, nor of paths that lead up."""
+    touch(tmp_path / "a" / "1.png", tmp_path / "b" / "1.png", tmp_path / "lists" / "c.png")
+    (tmp_path / "lists" / "faces.txt").write_text("../a/1.png\n_/a/1.png\n/b/1.png\nc.png\n")
+    files = list_inputs([tmp_path / "a" / "1.png", tmp_path / "b" / ".." / "b" / "1.png"], classes=CLASSES)
+    lines = list_inputs([f"list:{tmp_path / 'lists' / 'faces.txt'}"], classes=CLASSES)
+    for items in (list(files), list(lines)):
+        triples = [Path(item.triple) for item in items]
+        assert len(set(triples)) == len(items)
+        assert not any(triple.is_absolute() or ".." in triple.parts for triple in triples)
+
+
 def test_a_name_that_is_no_utf8_becomes_one_that_is(tmp_path: Path) -> None:
     try:
         Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.png")).touch()
