@@ -172,10 +172,11 @@ def _go_on(
         console.say(f"update: {listed.inputs:,} inputs are new")
         if listed.inputs:
             first_part = lists[-1]["first_part"] + Cutting(out, len(lists) - 1, lists[-1]).shards
+            if record.pop("compacted", False):
+                lists[:] = [one | {"compacted": True} for one in lists]
             lists.append(asdict(listed) | {"first_part": first_part, "workers": None, "largest": None})
             record["inputs"] += listed.inputs
             record.pop("counts", None)
-            record.pop("compacted", None)
             write_json(out / CONFIG, record)
     elif changed := difference(out, len(lists), inputs):
         raise UserError(
@@ -183,7 +184,7 @@ def _go_on(
             f"with --update, or start a run in another folder"
         )
     if record.get("compacted"):  # its parts are no longer those of its shards; it was finished before
-        return summarise(out) | {"out": str(out)}
+        return _whole(record, out) | {"out": str(out)}
     return _run(record, card, out, console, address, gpus_per_worker)
 
 
@@ -195,10 +196,10 @@ def _run(
     address: str | None,
     gpus_per_worker: float | None,
 ) -> dict[str, Any]:
-    """Work off what is left of the last list; those before it are done."""
+    """Work off what is left: of the last list, and of those before it where parts were deleted since."""
     from orchestrator.crew import Crew
 
-    config, listed = AttackConfig(**record["config"]), record["lists"][-1]
+    config, lists, listed = AttackConfig(**record["config"]), record["lists"], record["lists"][-1]
     pixels = math.prod((card.channels, *card.size))
     classes = list(record["classes"])
     job = Job(
@@ -220,12 +221,13 @@ def _run(
         if listed["workers"] is None:
             listed["workers"] = crew.at_once
             write_json(out / CONFIG, record)  # before the first shard: its bounds must be the same on a resume
-        cutting = Cutting(out, len(record["lists"]) - 1, listed)
-        cutting.measure(pixels)
-        left = listed["inputs"] - cutting.finished
+        cuttings = [Cutting(out, number, one) for number, one in enumerate(lists) if not one.get("compacted")]
+        if cuttings[-1].measure(pixels):
+            write_json(out / CONFIG, record)
+        left = sum(cutting.left for cutting in cuttings)
         console.say(
             f"attack: {left:,} of {record['inputs']:,} images by '{config.attack}', {crew.at_once} at a time; "
-            f"labels known for {listed['labelled']:,}, else the net's own answer counts as right"
+            f"labels known for {sum(one['labelled'] for one in lists):,}, else the net's own answer counts as right"
         )
         if left:
             crew.warm_up()
@@ -233,8 +235,8 @@ def _run(
         counts: Counter[str] = Counter()
         try:
             with console.bar("attacking", left, "images") as bar:
-                for rows in crew.work_off(cutting.take):
-                    if cutting.measure(pixels):
+                for rows in crew.work_off(lambda: next(filter(None, (cutting.take() for cutting in cuttings)), None)):
+                    if cuttings[-1].measure(pixels):
                         write_json(out / CONFIG, record)
                     counts += rows
                     _must_work(counts, out)
@@ -248,9 +250,7 @@ def _run(
             ) from None
         seconds = time.perf_counter() - started
     remove_folder(out / "pieces")
-    summary = summarise(out)
-    if summary["inputs"] != record["inputs"]:
-        raise RuntimeError(f"'{out}' holds {summary['inputs']:,} rows for {record['inputs']:,} inputs")
+    summary = _whole(record, out)
     write_json(out / CONFIG, record | {"counts": summary["counts"]})
     return summary | {
         "out": str(out),
@@ -259,6 +259,17 @@ def _run(
         "ray_seconds": started - asked,
         **_timing(out, since),
     }
+
+
+def _whole(record: dict[str, Any], out: Place) -> dict[str, Any]:
+    """The summary; UserError where it is not that of a row for each input."""
+    summary = summarise(out)
+    if summary["inputs"] != record["inputs"]:
+        raise UserError(
+            f"'{out / 'images'}' holds {summary['inputs']:,} rows for {record['inputs']:,} inputs; put its parts back "
+            f"from a copy, or start a run in another folder"
+        )
+    return summary
 
 
 def _defended(config: AttackConfig) -> tuple[bytes, bytes]:

@@ -71,7 +71,7 @@ class Cutting:
     def __init__(self, out: Place, number: int, listed: dict[str, Any]) -> None:
         self._out, self._number, self._listed = out, number, listed
         self._cuts = enumerate(self._bounds(), listed["first_part"])
-        self._there = {int(file.stem[5:]) for file in files(out / "images", "part-*.parquet")}
+        self._there = self._parts()
         self._taken = 0
 
     def take(self) -> Shard | None:
@@ -95,8 +95,10 @@ class Cutting:
                 seconds = sum(value for name, value in row.items() if name.endswith("_s") and name != "start_s")
                 self._listed["largest"] = largest_shard(seconds / row["images"], pixels)
                 return True
-        if all(self._listed["first_part"] + worker in self._there for worker in range(self._listed["workers"])):
-            self._listed["largest"] = FIRST  # killed before it was written how long they took
+        there = self._parts()
+        if all(self._listed["first_part"] + worker in there for worker in range(self._listed["workers"])):
+            # How long they took was not written: the run was killed before, or each was put together of pieces.
+            self._listed["largest"] = FIRST
             return True
         return False
 
@@ -106,10 +108,14 @@ class Cutting:
         return sum(1 for _ in self._bounds())
 
     @property
-    def finished(self) -> int:
-        """Images whose shard is done."""
+    def left(self) -> int:
+        """Images whose shard is to be done."""
         bounds = enumerate(self._bounds(), self._listed["first_part"])
-        return sum(stop - start for index, (start, stop) in bounds if index in self._there)
+        return sum(stop - start for index, (start, stop) in bounds if index not in self._there)
+
+    def _parts(self) -> set[int]:
+        """Numbers of the shards, of all lists, that are done by now."""
+        return {int(file.stem[5:]) for file in files(self._out / "images", "part-*.parquet")}
 
     def _bounds(self) -> Iterator[tuple[int, int]]:
         """Those of all shards; while `largest` is not known, only the first are as they will be, and may be done."""

@@ -25,6 +25,11 @@ def is_finished(record: dict[str, Any]) -> bool:
     return "counts" in record
 
 
+def _is_compacted(record: dict[str, Any]) -> bool:
+    """Whether a part may hold the rows of several shards, so that a resume does not do them again where it is gone."""
+    return any(one.get("compacted") for one in (record, *record.get("lists", [])))
+
+
 def scan(run: Place, columns: Sequence[str], where: pc.Expression | None = None) -> Iterator[pa.RecordBatch]:
     """Batches of `columns` and, as `PART`, the file that each row is in; in the order of the parts.
 
@@ -74,7 +79,9 @@ def _readable(run: Place) -> Iterator[None]:
         raise UserError(f"the parts of '{run}' were replaced while they were read; give the command again") from None
     except (OSError, pa.ArrowException) as wrong:
         reason = str(wrong).splitlines()[0]
+        otherwise = f"delete it and go on with: dxray attack --resume '{run}'"
+        if _is_compacted(read_config(run)):
+            otherwise = "start a run in another folder"
         raise UserError(
-            f"a part in '{run / 'images'}' cannot be read ({reason}); put it back from a copy, or delete it and go on "
-            f"with: dxray attack --resume '{run}'"
+            f"a part in '{run / 'images'}' cannot be read ({reason}); put it back from a copy, or {otherwise}"
         ) from None

@@ -20,10 +20,10 @@ from models.checkpoint import ModelCard, load, read, save
 from models.faces import Faces
 from models.images import encode_png
 from models.predict import predict
-from orchestrator import cutting, store
+from orchestrator import crew, cutting, store
 from orchestrator.batch_attack import AttackConfig, attack, resume
 from orchestrator.console import Console
-from orchestrator.errors import UserError
+from orchestrator.errors import Interrupted, UserError
 from orchestrator.inputs import list_inputs
 from orchestrator.shards import Job, attack_shard
 from orchestrator.store import IMAGES, read_rows
@@ -89,6 +89,17 @@ def test_a_single_face_can_be_named(face_folder: Path, trained: Path, tmp_path: 
     assert sorted(path.name for path in (out / "triples").iterdir()) == [
         f"adv_curie_marie_{which}.{ending}" for which in ("amp", "mod", "ori") for ending in ("png", "raw")
     ]
+
+
+def test_two_files_of_one_name_are_saved_in_the_runs_folder(face_folder: Path, trained: Path, tmp_path: Path) -> None:
+    faces = [face_folder / which / "1.png" for which in ("a", "b")]
+    for face, source in zip(faces, list(face_folder.rglob("*.png")), strict=False):
+        face.parent.mkdir()
+        source.rename(face)
+    before = set(face_folder.rglob("*"))
+    attack_shard(Job(out=tmp_path / "out"), 0, list(list_inputs(faces, classes=CLASSES)), *read(trained))
+    assert set(face_folder.rglob("*")) == before
+    assert len(list((tmp_path / "out" / "triples").rglob("*.png"))) == 6
 
 
 def test_an_unlabelled_face_leaves_the_class_that_the_net_gives_it(
@@ -279,6 +290,39 @@ class TestWithRay:
         attack(config, tmp_path / "whole", console)
         by_name = {row["name"]: row for row in read_rows(tmp_path / "whole")}
         assert {row["name"]: row for row in rows} == by_name
+
+    def test_a_part_of_any_list_that_was_deleted_is_done_again(
+        self, config: AttackConfig, face_folder: Path, faces: Faces, tmp_path: Path, console: Console
+    ) -> None:
+        out = tmp_path / "out"
+        attack(config, out, console)
+        for i in range(20, 25):
+            (face_folder / f"new{i}.png").write_bytes(encode_png(faces.images[i]))
+        resume(out, console, update=True)
+        whole = list(read_rows(out))
+        for part in store.parts(out)[1::2]:
+            part.unlink()
+        assert resume(out, console)["inputs"] == 15
+        assert list(read_rows(out)) == whole
+
+    def test_the_bounds_of_shards_are_on_disk_before_the_first_is_begun(
+        self, config: AttackConfig, tmp_path: Path, console: Console, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A run that was killed between a shard's end and its record measures anew, and must do so only once."""
+        out = tmp_path / "out"
+        attack(config, out, console)
+        record = store.read_json(out / "attack.json")
+        measured, record["lists"][0]["largest"] = record["lists"][0]["largest"], None
+        store.write_json(out / "attack.json", record)
+        store.parts(out)[-1].unlink()
+
+        def stopped(*_: Any) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(crew.Crew, "work_off", stopped)
+        with pytest.raises(Interrupted):
+            resume(out, console)
+        assert store.read_json(out / "attack.json")["lists"][0]["largest"] == measured
 
     def test_a_stopped_run_is_finished_before_it_is_added_to(
         self, config: AttackConfig, face_folder: Path, faces: Faces, tmp_path: Path, console: Console

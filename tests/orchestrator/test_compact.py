@@ -91,6 +91,16 @@ def test_a_compacted_run_is_resumed_and_updated(
         assert len({row["name"] for row in rows_of(out)}) == len(rows_of(out)) == 11 + added
         assert compact(out, console)["parts"] == 1
         assert [row for row in rows_of(out) if "new" not in row["name"]] == before
+    parts(out)[0].write_bytes(b"PAR1 no more PAR1")
+    with pytest.raises(UserError, match="put it back from a copy, or start a run in another folder"):
+        resume(out, console)
+    parts(out)[0].unlink()
+    with pytest.raises(UserError, match="holds 0 rows for 12 inputs; put its parts back from a copy"):
+        resume(out, console)
+    (face.parent / "new2.png").write_bytes(face.read_bytes())
+    with pytest.raises(UserError, match="holds 1 rows for 13 inputs"):
+        resume(out, console, update=True)
+    assert [row["name"] for row in rows_of(out)] == [f"{face.parent.name}/new2.png"]
 
 
 def test_an_unfinished_run_is_left_alone(dxray: Callable[..., Said], attacked: Callable[..., Path]) -> None:

@@ -79,7 +79,7 @@ def test_what_is_done_is_not_taken_again(tmp_path: Path) -> None:
     for shard in whole[1::2]:
         finish(tmp_path, shard.index, seconds=1.0)
     again = Cutting(tmp_path, 0, entry)
-    assert again.finished == sum(shard.stop - shard.start for shard in whole[1::2])
+    assert again.left == sum(shard.stop - shard.start for shard in whole[::2])
     assert list(iter(again.take, None)) == whole[::2]
 
 
@@ -88,5 +88,16 @@ def test_a_run_killed_before_it_knew_the_cost_goes_on(tmp_path: Path) -> None:
     for index in range(2):
         finish(tmp_path, index, seconds=None)
     cutting = Cutting(tmp_path, 0, entry)
+    assert cutting.measure(48 * 48)
+    assert sum(shard.stop - shard.start for shard in iter(cutting.take, None)) == 1_000 - 128
+
+
+def test_a_run_whose_first_shards_all_came_in_pieces_goes_on(tmp_path: Path) -> None:
+    """A shard that is put together of pieces, for an image in it killed its worker, says not how long it took."""
+    entry = listed()
+    cutting = Cutting(tmp_path, 0, entry)
+    for shard in iter(cutting.take, None):
+        assert not cutting.measure(48 * 48)
+        finish(tmp_path, shard.index, seconds=None)
     assert cutting.measure(48 * 48)
     assert sum(shard.stop - shard.start for shard in iter(cutting.take, None)) == 1_000 - 128
