@@ -9,17 +9,31 @@ from typing import Any
 from orchestrator.arguments import place
 from orchestrator.errors import UserError
 from orchestrator.object_store import ObjectPath, Place, files
-from orchestrator.ray_session import connected
+from orchestrator.ray_session import connected, machines
 from orchestrator.store import writable_folder, write_bytes
+
+_SEEN: list[str] = []  # the folders of the `joined` that are open: what is below one of them is not asked about again
 
 
 @contextmanager
-def joined(out: Place, address: str | None) -> Iterator[None]:
-    """A cluster, as `connected` gives it, each node of which can write to the bucket that `out` is in, if it is."""
+def joined(out: Place, address: str | None, *, readable: Sequence[Place] | None = None) -> Iterator[None]:
+    """A cluster, as `connected` gives it, each machine of which sees `out`, an absolute folder or a place in a bucket.
+
+    Args:
+        readable: as `must_be_shared` takes them; where they are given, a single machine is asked too.
+
+    Raises:
+        UserError: as `connected` and `must_be_shared`.
+    """
     with connected(address):
-        if isinstance(out, ObjectPath):
-            must_be_shared(out)
-        yield
+        seen = any(f"{out}/".startswith(f"{folder}/") for folder in _SEEN)
+        if not seen and (readable is not None or isinstance(out, ObjectPath) or machines() > 1):
+            must_be_shared(out, readable=readable or ())
+        _SEEN.append(str(out))
+        try:
+            yield
+        finally:
+            _SEEN.pop()
 
 
 def must_be_shared(folder: Place, *, readable: Sequence[Place] = (), seconds: float = 60.0) -> None:
@@ -51,7 +65,7 @@ def must_be_shared(folder: Place, *, readable: Sequence[Place] = (), seconds: fl
         if silent:
             raise UserError(
                 f"node {nodes[asked[silent[0]]]} did not answer in {seconds:.0f} s whether it can write to '{folder}'; "
-                "see by `ray status` whether it is well, and submit again"
+                "see by `ray status` whether it is well, and try again"
             )
         for answer in answered:
             _judge(answer, nodes[asked[answer]], folder, mark)
@@ -104,7 +118,7 @@ def _judge(answer: Any, address: str, folder: Place, mark: str) -> None:
     except ray.exceptions.RayError as wrong:
         raise UserError(
             f"node {address} could not be asked whether it sees '{folder}' ({type(wrong).__name__}); "
-            "see by `ray status` whether it is well, and submit again"
+            "see by `ray status` whether it is well, and try again"
         ) from None
     if cannot is None:
         if _holds(folder / name, mark):

@@ -8,6 +8,7 @@ import json
 import os
 import sys
 import time
+from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +21,7 @@ from orchestrator.errors import UserError
 from orchestrator.inputs import absolute
 from orchestrator.object_store import SCHEMES, ObjectPath, Place
 from orchestrator.ray_session import connected, machines
-from orchestrator.shared_storage import must_be_shared
+from orchestrator.shared_storage import joined
 from orchestrator.store import read_json, write_json
 
 RECORD = "submitted.json"
@@ -49,9 +50,10 @@ def _run(verb: str, arguments: list[str]) -> int:
     address = options.address or "auto"
     named = options.resume or getattr(options, "update", None)
     out = (named or options.out or _runs() / verb).expanduser().absolute()
-    with connected(address), _gathered(Console(as_json=options.json)):
-        must_be_shared(out, readable=readable_places(getattr(options, "paths", ())))
-        return cli.main([verb, *arguments, "--address", address] if named else _command(verb, arguments, out, address))
+    readable = readable_places(getattr(options, "paths", ()))
+    with connected(address), _gathered(Console(as_json=options.json)), joined(out, address, readable=readable):
+        command = _command(options, verb, arguments, out) if named is None else [verb, *arguments]
+        return cli.main([*command, "--address", address])
 
 
 def readable_places(given: Sequence[str]) -> list[Place]:
@@ -70,7 +72,7 @@ def _runs() -> Place:
     return place(os.environ.get(RUNS) or "~/dxray/runs").expanduser()
 
 
-def _command(verb: str, arguments: list[str], out: Place, address: str) -> list[str]:
+def _command(options: Namespace, verb: str, arguments: list[str], out: Place) -> list[str]:
     """The arguments of `dxray` that start the run in `out`, or go on with it where it was submitted before.
 
     Raises:
@@ -85,11 +87,18 @@ def _command(verb: str, arguments: list[str], out: Place, address: str) -> list[
                 "submit these again to go on with it, or choose another --out"
             )
         if verb == "retrain":  # by itself it goes on when it is given again, and may have a schedule to keep
-            return [verb, *arguments, "--out", str(out), "--address", address]
-        return [verb, "--resume", str(out), "--address", address, *(["--json"] if "--json" in arguments else [])]
+            return [verb, *arguments, "--out", str(out)]
+        return [verb, "--resume", str(out), *_said_of_this_time(options)]
     if not (out / _CONFIG[verb]).exists():  # a run that came otherwise is refused by the verb itself
         write_json(record, {"arguments": arguments})
-    return [verb, *arguments, "--out", str(out), "--address", address]
+    return [verb, *arguments, "--out", str(out)]
+
+
+def _said_of_this_time(options: Namespace) -> list[str]:
+    """What `--resume` does not take from the run, for it decides nothing of the results."""
+    words = [f"--{name}" for name in ("json", "strict") if getattr(options, name, False)]
+    share = getattr(options, "gpus_per_worker", None)
+    return words if share is None else [*words, "--gpus-per-worker", str(share)]
 
 
 @contextmanager
@@ -127,13 +136,13 @@ def wanted_machines(config: Mapping[str, Any]) -> tuple[int, list[dict[str, floa
 def _wait(wanted: int, console: Console, patience: float) -> None:
     deadline = time.monotonic() + patience
     here = -1
-    while (joined := machines()) < wanted:
-        if joined != here:
-            console.say(f"{joined} of {wanted} machines have joined; waiting for the others")
-            here = joined
+    while (there := machines()) < wanted:
+        if there != here:
+            console.say(f"{there} of {wanted} machines have joined; waiting for the others")
+            here = there
         if time.monotonic() > deadline:
             console.say(
-                f"went on without {wanted - joined} of {wanted} machines, which did not join in {patience:.0f} s; "
+                f"went on without {wanted - there} of {wanted} machines, which did not join in {patience:.0f} s; "
                 "the head's /tmp/ray/session_latest/logs/monitor.out says why"
             )
             return

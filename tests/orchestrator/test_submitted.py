@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from orchestrator import submitted
+from orchestrator import cli, submitted
 from orchestrator.object_store import ObjectPath
 from orchestrator.shared_storage import must_be_shared
 from orchestrator.submitted import RUNS, readable_places, run, wanted_machines
@@ -35,6 +35,15 @@ def test_a_script_puts_its_run_in_the_shared_folder_and_goes_on_with_it(
     assert "was submitted with other arguments" in capsys.readouterr().err
     assert run("sweep", SMALL) == 0
     assert "0 of 1 nets to train" in capsys.readouterr().out
+
+
+def test_a_job_that_goes_on_keeps_what_decides_nothing_of_the_results(tmp_path: Path) -> None:
+    words = ["faces/", "--model", "net", "--gpus-per-worker=0.5", "--strict", "--json"]
+    options = cli.parser().parse_args(["attack", *words])
+    assert submitted._command(options, "attack", words, tmp_path) == ["attack", *words, "--out", str(tmp_path)]
+    (tmp_path / "attack.json").touch()
+    kept = ["--json", "--strict", "--gpus-per-worker", "0.5"]
+    assert submitted._command(options, "attack", words, tmp_path) == ["attack", "--resume", str(tmp_path), *kept]
 
 
 def test_a_run_that_came_otherwise_is_not_taken_over(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
