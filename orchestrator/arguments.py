@@ -1,5 +1,7 @@
-"""Folders as a command line names them: on a disk, or, where a verb can work there, in a bucket."""
+"""What a command line names: folders, on a disk or, where a verb can work there, in a bucket; faces; options."""
 
+from argparse import Namespace
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,3 +30,25 @@ def place(text: str) -> "Place":
     if text.partition("://")[0] not in object_store.SCHEMES:
         raise UserError(f"'{text}' is of no kind that is known; give a folder, s3:// or gs://")
     return object_store.ObjectPath(text.rstrip("/"))
+
+
+def absolute_source(text: str) -> str:
+    """A source of faces, as `--data` takes it, under a name by which it is found from any folder."""
+    from models.face_listing import path_of
+
+    kind, _, where = text.partition(":")
+    if not where or "://" in where or kind not in ("utkface", "folder", "parquet", "hf"):
+        return text
+    name = where
+    if kind == "hf":  # a split may follow, and what is no folder here is a name on the hub
+        name = where if path_of(where).exists() else where.rpartition(":")[0] or where
+        if not path_of(name).is_dir():
+            return text
+    return f"{kind}:{path_of(name).absolute()}{where[len(name) :]}"
+
+
+def must_leave_out(options: Namespace, reason: str, *, but: Collection[str]) -> None:
+    """UserError, `reason` and the names, where other options than `but` were given; `parser` is the verb's own."""
+    given = [name for name, value in vars(options).items() if value != options.parser.get_default(name)]
+    if names := ["PATH" if name == "paths" else f"--{name.replace('_', '-')}" for name in given if name not in but]:
+        raise UserError(f"{reason}; leave {', '.join(names)} out")

@@ -12,7 +12,7 @@ from textwrap import indent
 from typing import TYPE_CHECKING, Any
 
 from orchestrator import cluster_commands, retrain_command
-from orchestrator.arguments import folder, place
+from orchestrator.arguments import folder, must_leave_out, place
 from orchestrator.console import Console
 from orchestrator.errors import Interrupted, UserError
 from orchestrator.grid import PARAMETERS, Grid
@@ -141,7 +141,7 @@ def parser() -> argparse.ArgumentParser:
 
 def _verb(verbs: Any, name: str, run: Callable[..., int], text: str) -> argparse.ArgumentParser:
     made = verbs.add_parser(name, help=text, description=text, epilog=f"example: {EXAMPLES[name]}")
-    made.set_defaults(run=run)
+    made.set_defaults(run=run, parser=made)
     made.add_argument("--json", action="store_true", help="one JSON object on standard output, text on standard error")
     # A sweep's seeds are a part of its grid: where none are given, a grid file may name them.
     several = {"nargs": "+"} if name in ("sweep", "plan") else {"default": 0}
@@ -162,8 +162,9 @@ def _alone_options(made: argparse.ArgumentParser, table: str) -> None:
 
 def _sweep_parser(made: argparse.ArgumentParser) -> None:
     _cluster_options(made, "runs/sweep", place)
-    made.add_argument("--resume", type=place, metavar="DIR", help="go on with the stopped sweep in DIR")
-    made.add_argument("--show", type=place, metavar="DIR", help="the table of the sweep in DIR, while it runs too")
+    ways = made.add_mutually_exclusive_group()
+    ways.add_argument("--resume", type=place, metavar="DIR", help="go on with the stopped sweep in DIR")
+    ways.add_argument("--show", type=place, metavar="DIR", help="the table of the sweep in DIR, while it runs too")
     _data_options(made)
     files = made.add_mutually_exclusive_group()
     files.add_argument(
@@ -211,13 +212,15 @@ def _attack_parser(made: argparse.ArgumentParser) -> None:
     made.add_argument(
         "paths",
         nargs="*",
+        default=[],
         metavar="PATH",
         help="images, folders, patterns ('faces/*.png'), list:FILE of paths, parquet:FILE, hf:NAME, s3:// or gs://",
     )
     made.add_argument("--model", metavar="PATH", help=MODEL)
     made.add_argument("--defense", metavar="NAME[:X=VALUE,...]", help=f"put the net behind it first: {DEFENCES}")
-    made.add_argument("--resume", type=place, metavar="DIR", help="go on with the stopped run in DIR")
-    made.add_argument("--update", type=place, metavar="DIR", help="attack what is new in the places of the run in DIR")
+    ways = made.add_mutually_exclusive_group()
+    ways.add_argument("--resume", type=place, metavar="DIR", help="go on with the stopped run in DIR")
+    ways.add_argument("--update", type=place, metavar="DIR", help="attack what is new in the places of the run in DIR")
     made.add_argument("--gpus-per-worker", type=float, help="share of a GPU for each (0.25 where there is one, else 0)")
     made.add_argument(
         "--labels", choices=("auto", "utkface", "folder", "none"), help="where true classes come from (auto)"
@@ -326,7 +329,8 @@ def _sweep(options: argparse.Namespace, console: Console) -> int:
     from orchestrator.sweep import resume, sweep
 
     if options.resume:
-        _resume_takes_all_else(options)
+        free = {"resume", "address", "json"}
+        must_leave_out(options, "--resume takes all else from the sweep itself", but=free)
         result = resume(options.resume, console, address=options.address)
     else:
         result = sweep(
@@ -372,14 +376,6 @@ def _plan(options: argparse.Namespace, console: Console) -> int:
         raise UserError("plan takes what a new sweep takes; leave --resume, --show and --list-presets out")
     console.result(plan(_sweep_config(options, console), console, address=options.address))
     return 0
-
-
-def _resume_takes_all_else(options: argparse.Namespace) -> None:
-    usual = vars(parser().parse_args(["sweep"]))
-    given = [name for name, value in vars(options).items() if value != usual[name]]
-    given = [f"--{name.replace('_', '-')}" for name in given if name not in ("resume", "address", "json")]
-    if given:
-        raise UserError(f"--resume takes all else from the sweep itself; leave {', '.join(given)} out")
 
 
 def _named_sources(texts: Sequence[str]) -> dict[str, str]:
@@ -443,8 +439,8 @@ def _attack(options: argparse.Namespace, console: Console) -> int:
 
     cluster = {"address": options.address, "gpus_per_worker": options.gpus_per_worker}
     if (run := options.resume or options.update) is not None:
-        if options.paths or options.model or options.defense:
-            raise UserError("--resume and --update take paths, model and all else from the run; leave these out")
+        free = {"resume", "update", "address", "gpus_per_worker", "strict", "json"}
+        must_leave_out(options, "--resume and --update take all else from the run itself", but=free)
         result = resume(run, console, update=options.update is not None, **cluster)
     else:
         if not options.model:

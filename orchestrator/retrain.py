@@ -6,7 +6,7 @@ rounds end by a stop rule, and its most robust net takes the other's place where
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from defenses import defended
@@ -14,7 +14,7 @@ from defenses.adversarial_training import METHODS
 from models.checkpoint import CARD, WEIGHTS, ModelCard, load, net_of_round, read, versions
 from models.faces import FacesError
 from orchestrator import promotion
-from orchestrator.arguments import place
+from orchestrator.arguments import absolute_source, place
 from orchestrator.console import Console
 from orchestrator.errors import FULL, Interrupted, UserError
 from orchestrator.intake import take_in
@@ -76,6 +76,10 @@ class RetrainConfig:
     threads: int | None = None
     attack_faces: int | None = None
     rules: Rules = field(default_factory=Rules)
+
+    def __post_init__(self) -> None:
+        self.data = absolute_source(self.data)  # an update may come from another folder
+        self.label_by = self.label_by and str(place(self.label_by).expanduser().absolute())
 
 
 def retrain(config: RetrainConfig, out: Place, console: Console, *, address: str | None = None) -> dict[str, Any]:
@@ -150,7 +154,7 @@ def update(out: Place, console: Console, *, label_by: str | None = None, address
         record = recorded(out)
         result = _go_on(record, out, console, address)
         config = config_of(record)
-        config.label_by = label_by or config.label_by
+        config = replace(config, label_by=label_by or config.label_by)
         generation = len(record["generations"])
         current = promotion.in_use(out)
         _, card = load_net(net_of_round(out, current))

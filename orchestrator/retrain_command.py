@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.arguments import place
+from orchestrator.arguments import must_leave_out, place
 from orchestrator.console import Console
 from orchestrator.errors import Busy, UserError
 
@@ -123,11 +123,11 @@ def _must_fit_together(options: argparse.Namespace) -> None:
     if options.to_round is not None and not options.rollback:
         raise UserError("--to-round goes with --rollback RUN; to attack the net of a round give --model RUN#round=N")
     named = options.resume or options.update or options.show or options.rollback
-    usual = ("resume", "update", "show", "rollback", "to_round", "every", "cron", "label_by", "seed", "json", "run")
-    given = [name for name, value in vars(options).items() if value and name not in (*usual, "joins", "address")]
-    if named and given:
-        given = [f"--{name.replace('_', '-')}" for name in given]
-        raise UserError(f"'{named}' holds what the run was begun with; leave {', '.join(given)} out")
+    if named:
+        free = {"resume", "update", "show", "rollback", "to_round", "every", "cron", "json", "address"}
+        if options.update or options.every or options.cron:  # these look for new faces, which it may label
+            free.add("label_by")
+        must_leave_out(options, f"'{named}' holds what the run was begun with", but=free)
 
 
 def show(result: dict[str, Any], console: Console) -> None:

@@ -9,6 +9,7 @@ from models.checkpoint import versions
 from models.doctor import data_findings
 from models.evidence import Split
 from models.faces import Faces, read
+from orchestrator.arguments import absolute_source
 from orchestrator.cell import RESULT
 from orchestrator.console import Console
 from orchestrator.errors import Interrupted, UserError
@@ -62,6 +63,10 @@ class SweepConfig:
     memory_limit: float | None = None
     mlflow: str | None = None
 
+    def __post_init__(self) -> None:
+        self.data = absolute_source(self.data)  # a resume may come from another folder
+        self.validate = {name: absolute_source(text) for name, text in self.validate.items()}
+
 
 def sweep(
     config: SweepConfig, out: Place, console: Console, *, address: str | None = None, faces: Faces | None = None
@@ -87,9 +92,10 @@ def sweep(
         log = MlflowLog(config.mlflow, out, console) if config.mlflow else None
         with _stops(out, len(todo)), joined(out, address):
             share_out(config, todo, data)
+            limits = limits_of(config, console)
             record = {"format": FORMAT, "config": asdict(config), "cells": todo, **hashes}
             write_json(out / CONFIG, record | {"versions": versions()})
-            return _train(config, todo, data, out, console, log)
+            return _train(config, todo, data, out, console, limits, log)
 
 
 def asked(
@@ -120,7 +126,8 @@ def resume(out: Place, console: Console, *, address: str | None = None, faces: F
     with locked(writable_folder(out, "the sweep's results"), say=console.say):
         log = MlflowLog(config.mlflow, out, console) if config.mlflow else None
         with _stops(out, len(record["cells"])), joined(out, address):
-            return _train(config, record["cells"], data, out, console, log)
+            limits = limits_of(config, console, "the sweep was begun so: go on where a node has them")
+            return _train(config, record["cells"], data, out, console, limits, log)
 
 
 def recorded(out: Place) -> tuple[SweepConfig, dict[str, Any]]:
@@ -186,6 +193,7 @@ def _train(
     data: Mapping[str, Any],
     out: Place,
     console: Console,
+    limits: Limits,
     log: MlflowLog | None,
 ) -> dict[str, Any]:
     rows = train_cells(
@@ -193,7 +201,7 @@ def _train(
         data,
         out,
         console,
-        limits_of(config, console),
+        limits,
         study=(config.samples or 0, config.data_seed) if config.search == "optuna" else None,
         stop_early=config.stop_early,
         log=log,
@@ -204,14 +212,16 @@ def _train(
     return {"out": str(out), "best": str(out / "best"), "best_trial": best, "trials": rows}
 
 
-def limits_of(config: SweepConfig, console: Console) -> Limits:
-    """UserError where the cluster has nothing that even one training would fit on."""
+def limits_of(
+    config: SweepConfig, console: Console, advice: str = "give less by --cpus-per-trial and --gpus-per-trial"
+) -> Limits:
+    """UserError, with the advice, where the cluster has nothing that even one training would fit on."""
     threads, share, gib = config.cpus_per_trial or 1, float(config.gpus_per_trial or 0.0), config.memory_limit
     most = slots(threads, share)
     if not most:
         raise UserError(
             f"no node has the {threads} CPUs and {share:g} GPUs that a training is to have "
-            f"(the cluster has {cpus()} and {gpus():g}); give less by --cpus-per-trial and --gpus-per-trial"
+            f"(the cluster has {cpus()} and {gpus():g}); {advice}"
         )
     if gib and not share:
         there = memory_for_each(threads, share, 1)

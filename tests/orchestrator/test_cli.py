@@ -130,7 +130,12 @@ def test_each_mistake_gets_one_sentence(
         (["attack", a_face, "--model", trained, "--name", "../a_b", *out], "no plain name"),
         (["attack", face_folder, "--model", trained, "--target", "cat", *out], "no class 'cat'"),
         (["attack", "--resume", tmp_path / "empty"], "holds no attack.json"),
-        (["attack", face_folder, "--resume", tmp_path / "empty"], "leave these out"),
+        (["attack", face_folder, "--resume", tmp_path / "empty"], "leave PATH out"),
+        (
+            ["attack", "--update", "x", "--attack", "pgd", "--eps", "8/255", "--no-png"],
+            "leave --attack, --eps, --png out",
+        ),
+        (["attack", "--resume", tmp_path / "empty", "--strict", "--gpus-per-worker", 0, "--json"], "no attack.json"),
         (["verify", tmp_path / "empty"], "holds no attack.json"),
         (["predict", tmp_path / "nowhere.png", "--model", trained], "nowhere.png"),
         (["sweep", "--data", f"folder:{tmp_path / 'nowhere'}", *out], "nowhere"),
@@ -141,6 +146,14 @@ def test_each_mistake_gets_one_sentence(
     for words, expected in mistakes:
         assert expected in one_sentence(dxray(*words)), words
     assert not (tmp_path / "out" / "attack.json").exists()
+
+
+@pytest.mark.parametrize(
+    "words", [("attack", "--resume", "a", "--update", "b"), ("sweep", "--resume", "a", "--show", "b")]
+)
+def test_a_run_is_gone_on_with_in_one_way(words: Sequence[str], dxray: Callable[..., Said]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        dxray(*words)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

@@ -256,6 +256,7 @@ def test_a_method_that_attacks_in_each_batch_is_one_round(
         (["--method", "pgd", "--attack", "dx"], "leave --attack out"),
         (["--to-round", "3"], "--to-round goes with --rollback"),
         (["--every", "soon"], "--every soon: expected a number"),
+        (["--resume", "x"], "leave --out, --model out"),
     ],
 )
 def test_what_makes_no_sense_is_said_before_anything_is_done(
@@ -278,3 +279,19 @@ def test_another_request_than_that_of_the_run_is_refused(
     code, _, wrong = dxray("retrain", "--resume", out, "--epochs", 3)
     assert code == 1
     assert "leave --epochs out" in wrong
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--resume", "x", "--label-by", "net"], "leave --label-by out"),
+        (["--rollback", "x", "--seed", 1, "--epochs", 0], "leave --seed, --epochs out"),
+        (["--update", "{empty}", "--label-by", "net"], "holds no retrain.json"),
+        (["--resume", "{empty}", "--label-by", "net", "--every", "1h"], "holds no retrain.json"),
+    ],
+)
+def test_what_an_option_would_not_change_is_refused(
+    words: list[object], sentence: str, dxray: Callable[..., Said], tmp_path: Path
+) -> None:
+    code, _, wrong = dxray("retrain", *(str(word).format(empty=tmp_path) for word in words))
+    assert (code, sentence in wrong) == (1, True), wrong

@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from orchestrator import trials
 from orchestrator.cli import main
 from orchestrator.console import Console
 from orchestrator.errors import UserError
-from orchestrator.sweep import SweepConfig, resume, sweep
+from orchestrator.sweep import FORMAT, SweepConfig, resume, sweep
 
 GRID: dict[str, list[Any]] = {"net": ["convnet"], "convs": [1], "filters": [2, 4], "epochs": [2], "dropout": [0.0]}
 FAST: dict[str, list[Any]] = {"lr": [1e-2], "batch_size": [32]}
@@ -149,6 +150,22 @@ def test_a_disk_that_is_full_ends_the_sweep_with_one_sentence_and_keeps_what_is_
     resume(out, console, faces=faces)
     assert [row["status"] for row in table(out, "trials")] == ["ok", "ok"]
     assert trials.best_of(table(out, "trials")) is not None
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_cluster_without_the_cpus_is_said_before_anything_is_written_and_a_resume_does_not_say_give_less(
+    faces: Faces, tmp_path: Path, console: Console
+) -> None:
+    asked = replace(config(), cpus_per_trial=1000)
+    with pytest.raises(UserError, match=r"no node has the 1000 CPUs .* give less by --cpus-per-trial"):
+        sweep(asked, tmp_path / "out", console, faces=faces)
+    assert not (tmp_path / "out" / "sweep.json").exists()
+    record = {"format": FORMAT, "config": asdict(asked), "cells": [{}], "data_sha256": faces.sha256()}
+    (tmp_path / "out" / "sweep.json").write_text(json.dumps(record))
+    with pytest.raises(
+        UserError, match=r"no node has the 1000 CPUs .*; the sweep was begun so: go on where a node has"
+    ):
+        resume(tmp_path / "out", console, faces=faces)
 
 
 @pytest.mark.parametrize(
