@@ -25,7 +25,7 @@ from orchestrator.store import read_table, write_part, write_table
 
 TRIES = 2  # of a whole shard before it is halved, and of an image before it is recorded; halves have one
 SEE_ALL = "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES"
-LOST = 10  # nodes that may be lost in a row without a shard being finished
+LOST = 10  # nodes that may be lost under one and the same shard: all that run on a node are lost with it at once
 
 
 @dataclass
@@ -36,6 +36,7 @@ class Piece:
     start: int
     stop: int
     deaths: int = 0
+    lost: int = 0
 
     @property
     def size(self) -> int:
@@ -88,7 +89,6 @@ class Crew:
         self._again: deque[Piece] = deque()
         self._running: dict[ray.ObjectRef, Piece] = {}
         self._placed: dict[Shard, list[Piece]] = {}  # what is on disk of shards that were halved
-        self._lost = 0
 
     def warm_up(self) -> None:
         """Have the processes load torch and the net, while the driver does something else."""
@@ -126,18 +126,17 @@ class Crew:
         except RayTaskError as wrong:
             raise self._explained(wrong) from None
         except NodeDiedError:
-            self._lost += 1
-            if self._lost > LOST:
+            piece.lost += 1
+            if piece.lost > LOST:
                 raise UserError(
-                    f"more than {LOST} nodes were lost in a row; finished shards are kept; see to the cluster, then go "
-                    f"on with: dxray attack --resume '{self.job.out}'"
+                    f"more than {LOST} nodes were lost with the same shard; finished shards are kept; see to the "
+                    f"cluster, then go on with: dxray attack --resume '{self.job.out}'"
                 ) from None
             self._again.append(piece)
             return
         except RayError as death:
             yield from self._died(piece, death)
             return
-        self._lost = 0
         if piece.whole:
             yield counts
         else:

@@ -1,13 +1,18 @@
 """Which device a task uses, told by what Ray and CUDA say, for there may be no GPU here; and pieces of shards."""
 
+from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from ray.exceptions import NodeDiedError
 
-from orchestrator.crew import TRIES, Piece, device_of, join
+from orchestrator import crew
+from orchestrator.crew import LOST, TRIES, Crew, Piece, device_of, join
 from orchestrator.cutting import Shard
+from orchestrator.errors import UserError
 from orchestrator.inputs import Input
-from orchestrator.shards import failed_row, part
+from orchestrator.shards import Job, failed_row, part
 from orchestrator.store import read_rows, write_part
 
 
@@ -53,3 +58,30 @@ def test_pieces_become_the_part_of_their_shard_in_order(tmp_path: Path) -> None:
     assert [row["name"] for row in read_rows(tmp_path)] == ["98", "99", "100", "101", "102"]
     assert part(tmp_path, 7).exists()
     assert len(list((tmp_path / "pieces").iterdir())) == 1
+
+
+def test_a_node_that_is_lost_with_many_shards_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 32 CPUs, that come back each time: no shard is given up before it was lost more often than may be."""
+    lost = 0
+
+    def get(task: object) -> Counter[str]:
+        nonlocal lost
+        lost += 1
+        if lost <= nodes * 32:
+            raise NodeDiedError("a node with 32 CPUs")
+        return Counter(fooled=1)
+
+    tasks = SimpleNamespace(remote=lambda *_: object())
+    local = SimpleNamespace(put=bool, remote=lambda **_: lambda _: tasks, wait=lambda all, **_: (all[:1], []), get=get)
+    monkeypatch.setattr(crew, "ray", local)
+    monkeypatch.setattr(crew, "cpus", lambda: 16)
+
+    def worked_off() -> list[Counter[str]]:
+        shards = iter([Shard(index, 0, index, index + 1) for index in range(32)])
+        return list(Crew(Job(tmp_path), (b"", b""), net_sha256="ab").work_off(lambda: next(shards, None)))
+
+    nodes = LOST
+    assert sum(worked_off(), Counter()) == {"fooled": 32}
+    lost, nodes = 0, LOST + 1
+    with pytest.raises(UserError, match=r"more than 10 nodes were lost with the same shard; .* --resume"):
+        worked_off()
