@@ -135,17 +135,24 @@ def _attack_all(net: nn.Module, card: ModelCard, job: Job, work: Work, clock: di
             labels, targets = _aims(net, card, work, job.target)
             modified, ledger = _attacked(net, job, work.originals, labels, targets)
     except Exception as wrong:
-        if len(work.rows) == 1:
-            said = one_line(wrong)
-            work.rows[0] |= {"status": "failed", "reason": f"the attack '{job.attack}' cannot work on this: {said}"}
-            return
-        for half in work.halves():
-            _attack_all(net, card, job, half, clock)
+        _attack_apart(net, card, job, work, clock, f"the attack '{job.attack}' cannot work on this: {one_line(wrong)}")
         return
     with timed(clock, "save"):
         saved = _saved(job, work, modified)
-    with timed(clock, "score"):
-        _score(net, job, work.rows, saved, labels, targets, ledger)
+    try:
+        with timed(clock, "score"):
+            _score(net, job, work.rows, saved, labels, targets, ledger)
+    except Exception as wrong:
+        _attack_apart(net, card, job, work, clock, f"what the attack left cannot be scored: {one_line(wrong)}")
+
+
+def _attack_apart(net: nn.Module, card: ModelCard, job: Job, work: Work, clock: dict[str, float], reason: str) -> None:
+    """Each half by itself; an image that is alone has failed for this reason."""
+    if len(work.rows) > 1:
+        for half in work.halves():
+            _attack_all(net, card, job, half, clock)
+    else:
+        work.rows[0] |= {"status": "failed", "reason": reason} | dict.fromkeys(TRIPLE)
 
 
 @lru_cache(maxsize=1)

@@ -25,7 +25,7 @@ from orchestrator.batch_attack import AttackConfig, attack, resume
 from orchestrator.console import Console
 from orchestrator.errors import Interrupted, UserError
 from orchestrator.inputs import list_inputs
-from orchestrator.shards import Job, attack_shard
+from orchestrator.shards import Job, attack_shard, restored
 from orchestrator.store import IMAGES, read_rows
 from orchestrator.verify import verify
 
@@ -136,6 +136,27 @@ def test_a_broken_image_is_a_row_with_its_reason_and_the_others_are_done(
         assert rows[name]["modified"] is None
     assert len({rows[name]["reason"] for name in ("broken.jpg", "empty.png", "gone.png")}) == 3
     assert sum(row["status"] == "fooled" for row in rows.values()) >= 8
+
+
+def test_an_image_that_the_attack_never_looks_at_and_the_net_cannot_judge_has_failed(
+    face_folder: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its label is the target, so that its score is the first that asks the net, which answers NaN."""
+    (face_folder / "male" / "poison.png").write_bytes(encode_png(np.full((1, 48, 48), 255, np.uint8)))
+
+    def spoilt(*words: Any) -> tuple[torch.nn.Module, ModelCard]:
+        net, card = restored.__wrapped__(*words)
+        net.register_forward_hook(lambda _, given, said: said.where(given[0].mean((1, 2, 3))[:, None] < 1, torch.nan))
+        return net, card
+
+    monkeypatch.setattr("orchestrator.shards.restored", spoilt)
+    rows = {row["name"]: row for row in run_shard(face_folder, trained, tmp_path / "out", target=0)}
+    poison = rows.pop("male/poison.png")
+    assert poison["status"] == "failed"
+    assert "cannot be scored: the net ConvNet gave NaN" in poison["reason"]
+    assert poison["modified"] is None
+    assert len(rows) == 10
+    assert {row["status"] for row in rows.values()} <= {"fooled", "already_wrong", "is_target"}
 
 
 def test_a_shard_of_broken_images_alone_is_written_too(trained: Path, tmp_path: Path) -> None:
