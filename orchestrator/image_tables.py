@@ -138,7 +138,24 @@ def _open(file: str) -> pq.ParquetFile:
     if _IMAGE not in parquet.schema_arrow.names:
         columns = ", ".join(parquet.schema_arrow.names)
         raise UserError(f"parquet:{file} has no column '{_IMAGE}', only {columns}; rename the column of images")
+    kind = parquet.schema_arrow.field(_IMAGE).type
+    if not _holds_images(kind):
+        raise UserError(
+            f"parquet:{file} has a column '{_IMAGE}' of {kind}; expected binary (an encoded image, or the grey pixels "
+            f"of a square, row by row), or structs with the fields bytes and path"
+        )
     return parquet
+
+
+def _holds_images(kind: pa.DataType) -> bool:
+    """Whether `_cells` can read a column of this type."""
+    if pa.types.is_struct(kind):
+        return kind.get_field_index("bytes") >= 0
+    try:
+        pa.nulls(1, kind).cast(pa.large_binary())
+    except pa.ArrowNotImplementedError:
+        return False
+    return True
 
 
 def _all_differ(files: Sequence[str]) -> bool:

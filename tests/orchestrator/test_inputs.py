@@ -165,6 +165,11 @@ def test_what_cannot_be_listed_is_said(tmp_path: Path) -> None:
         list(list_inputs([f"parquet:{tmp_path / 'a.txt'}"], classes=CLASSES))
     with pytest.raises(UserError, match="no column 'image', only picture"):
         list(list_inputs([f"parquet:{table(tmp_path / 'p.parquet', picture=[b''])}"], classes=CLASSES))
+    numbers = table(tmp_path / "n.parquet", image=[[0, 255]])
+    with pytest.raises(UserError, match="a column 'image' of list<element: int64>; expected binary"):
+        list(list_inputs([f"parquet:{numbers}"], classes=CLASSES))
+    with pytest.raises(UserError, match="a column 'image' of struct<path: string>; expected binary"):
+        list(list_inputs([f"parquet:{table(tmp_path / 's.parquet', image=[{'path': 'a'}])}"], classes=CLASSES))
     with pytest.raises(UserError, match="nowhere://a' cannot be opened"):
         list(list_inputs(["nowhere://a"], classes=CLASSES))
     with pytest.raises(UserError, match="does not exist"):
