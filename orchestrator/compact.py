@@ -17,7 +17,7 @@ ROWS = 1_024  # of a group: about 6 MB of 48x48 images, what reading a single on
 
 
 def compact(run: Path, console: Console) -> dict[str, Any]:
-    """Merge neighbouring parts up to `LARGE` bytes; the rows, their order, the schema and its metadata stay.
+    """Merge neighbouring parts up to `LARGE` bytes, each sorted by name; the rows, the schema and its metadata stay.
 
     The large parts are called like the small ones and lie in the same folder. Since their numbers are then no longer
     those of shards, `attack.json` gets `"compacted": true` first: who goes on with the run must not look for the parts
@@ -80,6 +80,6 @@ def _write(groups: list[list[Path]], run: Path, console: Console) -> None:
     with console.bar("compacting", sum(map(len, groups)), "parts") as bar:
         for index, group in enumerate(groups):
             table = pa.concat_tables([pq.read_table(part, partitioning=None) for part in group])
-            # By name as in any part: where inputs were added to a run, that is not the order of its parts.
+            # Who wants the images of one row reads the groups between whose first and last name its own lies: one.
             write_table(run / MERGED / f"part-{index:05d}.parquet", table.sort_by("name"), group_rows=ROWS)
             bar.advance(len(group))

@@ -1,11 +1,13 @@
 """`dxray show`: what came out of an attack, finished or running, or of some of its images; which were hard and easy."""
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from attacks import ATTACKS
 from orchestrator.object_store import Place
 from orchestrator.report import contact_sheet
 from orchestrator.rows import PART, is_finished, read_config, read_images, scan
@@ -34,7 +36,7 @@ def show(run: Place, *, where: str | None = None, count: int = 6, out: Place | N
     record = read_config(run)
     chosen = parse(where) if where is not None else None
     out = writable_folder(out or run, "the contact sheet")
-    norm = record["config"]["options"].get("norm", "l2")
+    norm = _norm(record["config"])
     ranked = _ranked(run, norm, count, chosen)
     hardest = {row["name"] for row in ranked["hardest"]}
     bands = {
@@ -53,6 +55,12 @@ def show(run: Place, *, where: str | None = None, count: int = 6, out: Place | N
         **{title: [_without(row, PART) for row in rows] for title, rows in ranked.items()},
         "contact_sheet": str(out / SHEET) if drawn else None,
     }
+
+
+def _norm(config: Mapping[str, Any]) -> str:
+    """What the attack kept small: as it was asked to, else as it does by itself; L2 where it knows no other."""
+    known = inspect.signature(ATTACKS[config["attack"]]).parameters if config.get("attack") in ATTACKS else {}
+    return str(config["options"].get("norm", known["norm"].default if "norm" in known else "l2"))
 
 
 def _ranked(run: Place, norm: str, count: int, where: pc.Expression | None) -> dict[str, list[dict[str, Any]]]:

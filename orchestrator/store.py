@@ -26,7 +26,7 @@ def column(name: str, kind: pa.DataType, doc: str, unit: str = "") -> pa.Field:
 
 _IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])  # what Hugging Face `datasets` reads as Image
 
-# One row per input image, in the order of their names within a part.
+# One row per input image, in the order of the list of inputs; in a part that a compaction has merged by name.
 IMAGES = pa.schema(
     [
         column("name", pa.string(), "the input's path below the given folder; unique in a run"),

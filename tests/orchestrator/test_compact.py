@@ -28,7 +28,7 @@ def rows_of(run: Path) -> list[dict[str, Any]]:
     return list(read_rows(run))
 
 
-def test_the_rows_their_order_and_the_schema_stay(dxray: Callable[..., Said], attacked: Callable[..., Path]) -> None:
+def test_the_rows_and_the_schema_stay(dxray: Callable[..., Said], attacked: Callable[..., Path]) -> None:
     run = attacked()
     before, schema = rows_of(run), pq.read_schema(parts(run)[0])
     code, output, _ = dxray("compact", run, "--json")

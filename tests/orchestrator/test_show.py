@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from orchestrator import rows
-from orchestrator.store import parts, read_rows
+from orchestrator.store import parts, read_json, read_rows, write_json
 
 Said = tuple[int, str, str]
 
@@ -58,6 +58,16 @@ def test_hard_is_measured_in_the_norm_that_was_kept_small(
     found = asked(dxray, attacked(options={"norm": "linf"}), "--where", "status == 'fooled'", "--count", 2)
     assert found["norm"] == "linf"
     assert names(found["hardest"]) == [1, 2]
+
+
+@pytest.mark.parametrize(("attack", "norm"), [("dx", "l2"), ("pgd", "linf"), ("fgsm", "linf"), ("ddn", "l2")])
+def test_that_norm_is_the_attacks_own_where_none_was_asked_for(
+    attack: str, norm: str, dxray: Callable[..., Said], attacked: Callable[..., Path]
+) -> None:
+    run = attacked()
+    record = read_json(run / "attack.json")
+    write_json(run / "attack.json", record | {"config": record["config"] | {"attack": attack}})
+    assert asked(dxray, run)["norm"] == norm
 
 
 def test_a_filter_holds_for_all_that_is_said(dxray: Callable[..., Said], attacked: Callable[..., Path]) -> None:
