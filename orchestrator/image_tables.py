@@ -13,6 +13,7 @@ from models.face_listing import FacesError
 from models.images import one_line
 from orchestrator.arguments import place
 from orchestrator.errors import UserError
+from orchestrator.rows import CONFIG, runs_below
 from orchestrator.store import open_table
 
 _IMAGE, _NAME, _LABELS = "image", "name", ("gender", "label")
@@ -22,7 +23,9 @@ Row = tuple[str, str, int, Any]  # name, table, number within the table, value o
 
 
 def parquet_rows(place: str) -> Iterator[Row]:
-    """The rows of a Parquet file, or of all below a folder. Their names are those of a column `name`, if they differ.
+    """The rows of a Parquet file, or of all below a folder that no run wrote.
+
+    Their names are those of a column `name`, if they differ.
 
     Raises:
         UserError: there is no such file, it is no Parquet, or it has no column `image`.
@@ -117,7 +120,9 @@ def _cells(column: pa.Array, root: Path) -> list[bytes | Path | None]:
 def _parquet_files(text: str) -> list[str]:
     path = place(text)
     try:
-        found = sorted(map(str, path.rglob("*.parquet"))) or ([text] if path.is_file() else [])
+        runs = runs_below(str(path), map(str, path.rglob(CONFIG)))
+        found = sorted(file for file in map(str, path.rglob("*.parquet")) if not file.startswith(runs))
+        found = found or ([text] if path.is_file() else [])
         there = path.exists()
     except OSError as wrong:
         raise UserError(

@@ -1,7 +1,8 @@
 """Which images an attack works on: places to a stream of inputs, each under a name of its own, some with a label.
 
 The order is that of the places given, within a folder first its images and then its subfolders, each by name. It
-follows from the names alone, and only one folder's names are in memory at a time.
+follows from the names alone, and only one folder's names are in memory at a time. Folders in which attacks wrote their
+results (they hold an `attack.json`) are left out: a run may lie below its own inputs.
 """
 
 import glob
@@ -21,6 +22,7 @@ from models.images import IMAGE_SUFFIXES, one_line
 from orchestrator.errors import UserError
 from orchestrator.image_tables import hugging_face_rows, parquet_rows
 from orchestrator.object_store import open_uri
+from orchestrator.rows import CONFIG, runs_below
 
 LABELS = ("auto", "utkface", "folder", "none")
 SIZE = 4096  # names at a time as Python objects, which take several times the room of Arrow's
@@ -49,7 +51,8 @@ def list_inputs(places: Sequence[str | Path], *, classes: Sequence[str], labels:
     Args:
         places: files and folders; patterns with `*`, `?` or `[`; URIs (`s3://`, `gs://`) of files or folders;
             `list:FILE`, a text file with a path on each line; `parquet:FILE_OR_FOLDER` and `hf:NAME[:SPLIT]`, tables
-            with a column of images. A file named by itself is taken whatever it is; in folders the ending decides.
+            with a column of images. A file named by itself is taken whatever it is; in folders the ending decides, and
+            those of runs are left out. A run's folder, or one in it, is taken where it is named itself.
         classes: the net's classes; a face in a folder called like one of them has that label.
         labels: "utkface" (from the file name), "folder" (from the folder's name), "none", or "auto": the file name
             where it has the form of UTKFace's, else the folder's name where that is a class, else none; of a table
@@ -120,8 +123,10 @@ def _some(place: str, found: Iterator[_Found]) -> Iterator[_Found]:
 def _nothing(place: str) -> str:
     kind = _kind(place)
     if kind == "folder":
-        files = sum(len(names) for _, _, names in os.walk(place))
-        held = f"{files:,} files of which none ends in" if files else "nothing; expected files that end in"
+        files = Counter(_ending(name).lower() in IMAGE_SUFFIXES for _, _, names in os.walk(place) for name in names)
+        held = f"{files[False]:,} files of which none ends in" if files else "nothing; expected files that end in"
+        if files[True]:
+            held = "no images but those that runs wrote; expected files that end in"
         return f"folder '{place}' holds {held} {', '.join(sorted(IMAGE_SUFFIXES))}"
     if kind == "pattern":
         signs = any(sign in place for sign in "*?[")
@@ -136,7 +141,7 @@ def _folder(place: str, prefix: str) -> Iterator[_Found]:
 def _images_of_folders(folder: Path, prefix: str, above: tuple[Any, ...]) -> Iterator[Iterable[tuple[str, bytes]]]:
     """The images of a folder, then those of each folder below it. A link back to a folder `above` ends there."""
     here = folder.stat()
-    if (here.st_dev, here.st_ino) in above:
+    if (here.st_dev, here.st_ino) in above or (above and _is_run(folder)):
         return
     below: list[str] = []
     try:
@@ -159,6 +164,10 @@ def _images_of(entries: Iterable[os.DirEntry[str]], prefix: str, below: list[str
             yield f"{prefix}{_text(entry.name)}", os.fsencode(entry.path)
 
 
+def _is_run(folder: Path) -> bool:
+    return os.path.lexists(folder / CONFIG)
+
+
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
@@ -169,11 +178,14 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 def _pattern(place: str, prefix: str) -> Iterator[_Found]:
     """The matches; of a folder among them its images."""
     root = _root(place)
+    spelled = len([*takewhile(lambda part: part != "**", Path(place).parts)])  # levels; those below may be any
 
     def matches() -> Iterator[tuple[str, bytes]]:
         for match in glob.iglob(place, recursive=True):  # noqa: PTH207  # Path.glob holds all of them
             path = Path(match)
             name = f"{prefix}{_text(path.relative_to(root))}"
+            if any(map(_is_run, (path, *path.parents[: max(0, len(path.parts) - spelled - 1)]))):
+                continue
             if path.is_dir():
                 yield from chain.from_iterable(_images_of_folders(path, f"{name}/", ()))
             else:
@@ -216,10 +228,13 @@ def _uri(place: str, prefix: str) -> Iterator[_Found]:
             f"'{place}' cannot be listed ({one_line(wrong, 200)}); check its name and your right to it"
         ) from None
     above = place.rstrip("/")[: -len(root)]
+    runs = runs_below(root.rstrip("/"), (info.path for info in found if info.base_name == CONFIG))
     return _distinct(
         (f"{prefix}{info.path[len(root) :].lstrip('/') or info.base_name}", f"{above}{info.path}".encode())
         for info in found
-        if info.type == pyarrow.fs.FileType.File and _ending(info.path).lower() in IMAGE_SUFFIXES
+        if info.type == pyarrow.fs.FileType.File
+        and _ending(info.path).lower() in IMAGE_SUFFIXES
+        and not info.path.startswith(runs)
     )
 
 

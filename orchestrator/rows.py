@@ -1,6 +1,6 @@
 """The rows of a run, finished or running: only the columns and images asked for are read, a few parts at a time."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,6 +23,11 @@ def read_config(run: Place) -> dict[str, Any]:
 
 def is_finished(record: dict[str, Any]) -> bool:
     return "counts" in record
+
+
+def runs_below(top: str, configs: Iterable[str]) -> tuple[str, ...]:
+    """What the paths begin with of all that runs have written below `top`; not of what `top` itself holds as a run."""
+    return tuple(config.removesuffix(CONFIG) for config in configs if config != f"{top}/{CONFIG}")
 
 
 def _is_compacted(record: dict[str, Any]) -> bool:

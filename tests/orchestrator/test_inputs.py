@@ -11,6 +11,7 @@ import pytest
 from orchestrator import inputs
 from orchestrator.errors import UserError
 from orchestrator.inputs import list_inputs
+from orchestrator.store import write_bytes
 
 CLASSES = ("male", "female")
 
@@ -108,6 +109,21 @@ def test_a_pattern_is_listed_as_what_it_matches(tmp_path: Path) -> None:
     assert names(f"{tmp_path}/*/*.png") == ["a/x.png", "b/x.png"]
     assert names(f"{tmp_path}/**/*.png") == ["a/x.png", "b/deep/z.png", "b/x.png"]
     assert names(f"{tmp_path}/b*") == ["b/deep/z.png", "b/x.png"]
+
+
+def test_what_runs_wrote_is_no_input_but_where_it_is_named(tmp_path: Path) -> None:
+    run = tmp_path / "faces" / "runs" / "attack"
+    touch(tmp_path / "faces" / "x.png", run / "attack.json", run / "sheet.png", run / "triples" / "deep" / "y.png")
+    for place in ("faces", "faces/*", "faces/**/*.png", "faces/runs*/../*", "fac*/**"):
+        assert [Path(name).name for name in names(tmp_path / place)] == ["x.png"], place
+    assert names(run / "triples") == ["deep/y.png"]
+    assert names(run) == ["sheet.png", "triples/deep/y.png"]
+    assert names(tmp_path / "faces" / "runs" / "*" / "triples" / "*" / "*.png") == ["attack/triples/deep/y.png"]
+    with pytest.raises(UserError, match="holds no images but those that runs wrote"):
+        names(tmp_path / "faces" / "runs")
+    table(tmp_path / "faces" / "f.parquet", image=[b"x"])
+    write_bytes(run / "images" / "part-00000.parquet", b"a part")
+    assert names(f"parquet:{tmp_path / 'faces'}") == ["row/000000000"]
 
 
 def test_a_list_names_paths_from_its_own_folder(tmp_path: Path) -> None:

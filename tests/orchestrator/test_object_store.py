@@ -67,7 +67,7 @@ def test_a_run_in_a_bucket_that_was_killed_goes_on_and_has_the_rows_of_one_on_di
 
 
 def test_inputs_in_a_bucket_have_the_names_below_the_place_and_their_folders_label() -> None:
-    for name in ("a.png", "men/b 1.png", "men/notes.txt"):
+    for name in ("a.png", "men/b 1.png", "men/notes.txt", "runs/attack/attack.json", "runs/attack/triples/a.png"):
         (ObjectPath("s3://lab/some faces") / name).write_bytes(b"x")
     found = list(list_inputs(["s3://lab/some faces/"], classes=("male", "female")))
     assert [(one.name, one.path.decode(), one.label) for one in found] == [
