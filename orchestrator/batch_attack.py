@@ -136,7 +136,8 @@ def resume(
         update: also attack the inputs that are new since the run was begun or last updated.
 
     Raises:
-        UserError: there is no run, its inputs or its model have changed, or another process works on it.
+        UserError: there is no run, its inputs or its model have changed, another process works on it, or it is to be
+            updated and is that of a single face with a name.
         Interrupted: Ctrl-C; finished shards are kept.
     """
     out = out.expanduser().absolute()
@@ -165,6 +166,11 @@ def _go_on(
         console.say(f"warning: begun with {_told(record['versions'])}, going on with {_told(versions())}")
     config, lists = AttackConfig(**record["config"]), record["lists"]
     inputs = list_inputs(config.paths, classes=record["classes"], labels=config.labels)
+    if update and config.name is not None:
+        raise UserError(
+            f"'{out}' is the run of a single face whose files are named '{config.name}', so that others would take "
+            f"their place; attack new faces in another folder"
+        )
     if update:
         if "counts" not in record:
             _run(record, card, out, console, address, gpus_per_worker)

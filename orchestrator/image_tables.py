@@ -25,15 +25,16 @@ Row = tuple[str, str, int, Any]  # name, table, number within the table, value o
 def parquet_rows(place: str) -> Iterator[Row]:
     """The rows of a Parquet file, or of all below a folder that no run wrote.
 
-    Their names are those of a column `name`, if they differ.
+    Their names are those of a column `name`, if they differ; else they are called by their file and their number in it,
+    whatever files come to lie beside it.
 
     Raises:
         UserError: there is no such file, it is no Parquet, or it has no column `image`.
     """
     files = _parquet_files(place)
     called = _all_differ(files)
-    start = 0
     for file in files:
+        above = "" if file == place else f"{file[len(place.rstrip('/')) :].lstrip('/').removesuffix('.parquet')}/"
         with _open(file) as parquet:
             columns = parquet.schema_arrow.names
             label = next((name for name in _LABELS if name in columns), None)
@@ -43,12 +44,11 @@ def parquet_rows(place: str) -> Iterator[Row]:
                 names = batch.column(_NAME).cast(pa.string()).to_pylist() if called else None
                 said = batch.column(label).to_pylist() if label else None
                 for i in range(batch.num_rows):
-                    yield names[i] if names else _numbered(start + row), f"parquet:{file}", row, said and said[i]
+                    yield names[i] if names else above + _numbered(row), f"parquet:{file}", row, said and said[i]
                     row += 1
             if not wanted:
                 for row in range(parquet.metadata.num_rows):
-                    yield _numbered(start + row), f"parquet:{file}", row, None
-            start += parquet.metadata.num_rows
+                    yield above + _numbered(row), f"parquet:{file}", row, None
 
 
 def hugging_face_rows(place: str) -> Iterator[Row]:

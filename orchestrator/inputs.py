@@ -250,7 +250,7 @@ def _table(prefix: str, rows: Iterator[tuple[str, str, int, Any]]) -> Iterator[_
     for name, table, row, said in rows:
         # Names of a table are not sorted, so that none can be told apart from its neighbours.
         safe = _triple(name)
-        triple = safe if safe == name else f"{safe}-{_short_hash(name)}"
+        triple = safe if safe == name else told_apart(safe, name)
         yield f"{prefix}{name}", table.encode(), row, f"{prefix}{triple}", said
 
 
@@ -281,7 +281,7 @@ def _distinct(found: Iterable[tuple[str, bytes]]) -> Iterator[_Found]:
     for (name, path, triple), (_, _, after) in pairwise(chain(rows(), [end])):
         assert name is not None
         assert triple is not None
-        yield name, path, None, triple if triple not in (before, after) else f"{triple}-{_short_hash(name)}", None
+        yield name, path, None, triple if triple not in (before, after) else told_apart(triple, name), None
         before = triple
 
 
@@ -308,8 +308,9 @@ def _ending(name: str) -> str:
     return f".{end}" if end and "/" not in end and start and not start.endswith("/") else ""
 
 
-def _short_hash(name: str) -> str:
-    return hashlib.sha256(name.encode()).hexdigest()[:8]
+def told_apart(triple: str, name: str) -> str:
+    """The triple of an input that would share it with another."""
+    return f"{triple}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def _text(path: str | Path) -> str:

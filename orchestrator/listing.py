@@ -6,7 +6,7 @@ One file holds what was listed when the run was begun; each update adds a file w
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import islice
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from models.images import one_line
 from orchestrator.errors import UserError
-from orchestrator.inputs import Input
+from orchestrator.inputs import Input, told_apart
 from orchestrator.object_store import Place
 from orchestrator.store import column, finished_file, open_table, read_table
 
@@ -103,12 +103,18 @@ def _told_apart(now: Input, heads: Sequence[Input | None], out: Place) -> str:
 
 
 def fresh(out: Place, lists: int, inputs: Iterable[Input]) -> Iterator[Input]:
-    """Those of the inputs whose names are in none of a run's lists. The names known are held in memory, in Arrow."""
-    chunks = [read_table(list_file(out, i), columns=["name"]).column(0).chunks for i in range(lists)]
-    known = pa.chunked_array(list(chain.from_iterable(chunks)), pa.string())
+    """Those of the inputs whose names are in none of a run's lists, with triples that are in none either.
+
+    What is known is held in memory, in Arrow.
+    """
+    tables = [read_table(list_file(out, i), columns=["name", "triple"]) for i in range(lists)]
+    names, triples = pa.concat_tables(tables).columns
     for some in _batches(inputs):
-        there = pc.is_in(pa.array([item.name for item in some], pa.string()), value_set=known).to_pylist()
-        yield from (item for item, old in zip(some, there, strict=True) if not old)
+        old = pc.is_in(pa.array([item.name for item in some], pa.string()), value_set=names).to_pylist()
+        new = [item for item, known in zip(some, old, strict=True) if not known]
+        taken = pc.is_in(pa.array([item.triple for item in new], pa.string()), value_set=triples).to_pylist()
+        for item, known in zip(new, taken, strict=True):
+            yield item._replace(triple=told_apart(item.triple, item.name)) if known else item
 
 
 def _key(item: Input) -> tuple[object, ...]:

@@ -312,6 +312,20 @@ class TestWithRay:
         by_name = {row["name"]: row for row in read_rows(tmp_path / "whole")}
         assert {row["name"]: row for row in rows} == by_name
 
+    def test_the_run_of_a_named_face_is_not_added_to(
+        self, config: AttackConfig, face_folder: Path, faces: Faces, tmp_path: Path, console: Console
+    ) -> None:
+        config.paths, config.name = [str(tmp_path / "one" / "*.png")], "curie_marie"
+        (tmp_path / "one").mkdir()
+        for i in range(2):
+            (tmp_path / "one" / f"{i}.png").write_bytes(encode_png(faces.images[i]))
+            if not i:
+                attack(config, tmp_path / "out", console)
+        kept = {file: file.read_bytes() for file in (tmp_path / "out" / "triples").iterdir()}
+        with pytest.raises(UserError, match="named 'curie_marie', so that others would take their place"):
+            resume(tmp_path / "out", console, update=True)
+        assert {file: file.read_bytes() for file in (tmp_path / "out" / "triples").iterdir()} == kept
+
     def test_a_part_of_any_list_that_was_deleted_is_done_again(
         self, config: AttackConfig, face_folder: Path, faces: Faces, tmp_path: Path, console: Console
     ) -> None:

@@ -123,7 +123,7 @@ def test_what_runs_wrote_is_no_input_but_where_it_is_named(tmp_path: Path) -> No
         names(tmp_path / "faces" / "runs")
     table(tmp_path / "faces" / "f.parquet", image=[b"x"])
     write_bytes(run / "images" / "part-00000.parquet", b"a part")
-    assert names(f"parquet:{tmp_path / 'faces'}") == ["row/000000000"]
+    assert names(f"parquet:{tmp_path / 'faces'}") == ["f/row/000000000"]
 
 
 def test_a_list_names_paths_from_its_own_folder(tmp_path: Path) -> None:
@@ -158,11 +158,15 @@ def test_a_table_is_listed_by_its_names_and_labels(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("columns", [{}, {"name": ["a", "a", "b"]}, {"name": ["a", None, "b"]}])
 def test_rows_without_names_of_their_own_are_numbered(tmp_path: Path, columns: dict[str, Any]) -> None:
-    for i in range(2):
-        table(tmp_path / f"{i}.parquet", image=[b"x"] * 3, **columns)
-    items = list(list_inputs([f"parquet:{tmp_path}"], classes=CLASSES))
-    assert [item.name for item in items] == [f"row/{i:09d}" for i in range(6)]
-    assert [item.row for item in items] == [0, 1, 2, 0, 1, 2]
+    for name in ("b", "c/d"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        table(tmp_path / f"{name}.parquet", image=[b"x"] * 3, **columns)
+    before = list(list_inputs([f"parquet:{tmp_path}/"], classes=CLASSES))
+    assert [item.name for item in before] == [f"{name}/row/{i:09d}" for name in ("b", "c/d") for i in range(3)]
+    assert [item.row for item in before] == [0, 1, 2, 0, 1, 2]
+    assert names(f"parquet:{tmp_path / 'b.parquet'}") == [f"row/{i:09d}" for i in range(3)]
+    table(tmp_path / "a.parquet", image=[b"x"] * 2)
+    assert list(list_inputs([f"parquet:{tmp_path}"], classes=CLASSES))[2:] == before
 
 
 def test_what_cannot_be_listed_is_said(tmp_path: Path) -> None:

@@ -75,6 +75,18 @@ def test_new_inputs_are_a_list_of_their_own(folder: Path, tmp_path: Path) -> Non
     assert list(fresh(tmp_path, 2, listed(folder))) == []
 
 
+def test_the_triple_of_one_that_is_gone_is_not_taken_by_one_that_is_new(folder: Path, tmp_path: Path) -> None:
+    write_list(tmp_path, 0, listed(folder))
+    (folder / "c.jpg").rename(folder / "c.png")
+    write_list(tmp_path, 1, fresh(tmp_path, 1, listed(folder)))
+    (new,) = read_list(tmp_path, 1)
+    assert new.name == "c.png"
+    assert new.triple.startswith("c-")
+    (folder / "c.png").rename(folder / "c.bmp")
+    (newer,) = fresh(tmp_path, 2, listed(folder))
+    assert newer.triple not in ("c", new.triple)
+
+
 def test_a_list_that_is_damaged_is_said(tmp_path: Path) -> None:
     write_bytes(listing.list_file(tmp_path, 0), b"no Parquet")
     with pytest.raises(UserError, match=r"list-00000.parquet' cannot be read"):
