@@ -150,7 +150,7 @@ def show(result: dict[str, Any], console: Console) -> None:
     first = rows[0]
     console.table(
         f"judged on {first['held_out']:,} validation faces: robust: right after apgd and square at Linf "
-        f"{first['eps'] * 255:g}/255; fooled within: by dx in L2 {first['within']:g}",
+        f"{first['eps'] * 255:g}/255; fooled within: by dx in L2 {first['within']:g}, of those it had right",
         ["", *columns.values()],
         [["*" if row["round"] == result["current"] else "", *(_cell(row[name]) for name in columns)] for row in rows],
     )
