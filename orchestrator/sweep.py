@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from models.checkpoint import versions
@@ -26,6 +27,7 @@ from orchestrator.tuning import Limits, train_cells
 
 FORMAT = "dxray sweep 1"
 CONFIG = "sweep.json"
+_SQLITE = "sqlite:///"
 
 
 @dataclass
@@ -64,8 +66,11 @@ class SweepConfig:
     mlflow: str | None = None
 
     def __post_init__(self) -> None:
-        self.data = absolute_source(self.data)  # a resume may come from another folder
+        # A resume may come from another folder.
+        self.data = absolute_source(self.data)
         self.validate = {name: absolute_source(text) for name, text in self.validate.items()}
+        if self.mlflow and self.mlflow.startswith(_SQLITE):
+            self.mlflow = f"{_SQLITE}{Path(self.mlflow.removeprefix(_SQLITE)).absolute()}"
 
 
 def sweep(

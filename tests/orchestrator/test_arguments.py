@@ -43,6 +43,9 @@ def test_a_source_is_found_from_any_folder(given: str, found: str, tmp_path: Pat
 def test_what_a_run_records_of_faces_and_nets_is_absolute(tmp_path: Path) -> None:
     sweep = SweepConfig(data="folder:faces", validate={"other": "utkface:more"})
     assert (sweep.data, sweep.validate) == (f"folder:{tmp_path}/faces", {"other": f"utkface:{tmp_path}/more"})
+    store = SweepConfig(mlflow="sqlite:///mlflow.db").mlflow
+    assert store == SweepConfig(mlflow=store).mlflow == f"sqlite:///{tmp_path}/mlflow.db"
+    assert SweepConfig(mlflow="http://lab:5000").mlflow == "http://lab:5000"
     retrain = RetrainConfig(data="folder:faces", label_by="runs/retrain#round=3")
     assert (retrain.data, retrain.label_by) == (f"folder:{tmp_path}/faces", f"{tmp_path}/runs/retrain#round=3")
     assert RetrainConfig(label_by="s3://lab/run").label_by == "s3://lab/run"
