@@ -21,6 +21,7 @@ import argparse
 import itertools
 import json
 import logging
+import os
 import resource
 import tempfile
 import time
@@ -71,14 +72,28 @@ def crew_of(seconds_an_image: float, workers: int) -> Crew:
         time.sleep((stop - start) * seconds_an_image)
         return Counter(fooled=stop - start)
 
-    def warm(*_: Any) -> None:
-        time.sleep(3 + workers / 2)  # until each has a process of its own
-
     # In place of a job and a net, which workers would load torch for.
     crew = Crew(SimpleNamespace(out=Path("unused")), (b"", b""), net_sha256="")  # type: ignore[arg-type]
     crew._task = ray.remote(num_cpus=1, max_retries=0)(shard)
-    ray.get([ray.remote(num_cpus=1)(warm).remote() for _ in range(workers)])
+    all_there(workers)
     return crew
+
+
+def all_there(workers: int) -> None:
+    """Wait until each worker has a process of its own: on few cores, that takes a second or more for each."""
+
+    def warm(folder: str) -> None:
+        # What their tasks will load.
+        from ray.tune.trainable import function_trainable  # noqa: F401
+
+        import orchestrator.cutting  # noqa: F401
+
+        Path(folder, str(os.getpid())).touch()
+        while sum(1 for _ in Path(folder).iterdir()) < workers:
+            time.sleep(0.5)
+
+    with tempfile.TemporaryDirectory() as folder:
+        ray.get([ray.remote(num_cpus=1)(warm).remote(folder) for _ in range(workers)])
 
 
 def efficiency(workers: int, seconds: float, seconds_an_image: float) -> dict[str, float]:
@@ -156,15 +171,10 @@ def sweep(workers: int, seconds: float, *, each: int = 4, epochs: int = 10) -> N
             tune.report(row | {"timesteps_total": epoch} | ({} if epoch == epochs else {HALVE: epoch}))
         tune.report({"ended": True})
 
-    def warm() -> None:
-        from ray.tune.trainable import function_trainable  # noqa: F401
-
-        time.sleep(3 + workers)  # until each has a process of its own
-
     todo = cells({"net": ["convnet"], "epochs": [epochs], "filters": [4], "seed": list(range(each * workers))})
     images = np.zeros((8, 1, 48, 48), np.uint8)
     with cluster(workers, 4), connected(), tempfile.TemporaryDirectory() as out:
-        ray.get([ray.remote(num_cpus=1)(warm).remote() for _ in range(workers)])
+        all_there(workers)
         tuning._trial = sleeping  # type: ignore[assignment]
         cpu = time.process_time()
         data = {"train": (images, np.zeros(8, np.int64)), "classes": ("a", "b")}
