@@ -178,10 +178,8 @@ def guard(
         raise ValueError("a guard needs held-out images; none came")
 
     def judge(net: nn.Module) -> dict[str, float]:
-        inputs, wanted = (
-            from_levels(torch.from_numpy(images)),
-            torch.from_numpy(labels),
-        )  # attacks bring them to the net
+        # On the CPU, where attacks reckon; they bring what they ask about to the net.
+        inputs, wanted = from_levels(torch.from_numpy(images)), torch.from_numpy(labels)
 
         def right(attack: Attack) -> float:
             with Query(net, wanted) as query:

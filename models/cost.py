@@ -68,10 +68,7 @@ def multiplications(build: Callable[[], nn.Module], shape: tuple[int, ...]) -> i
         found.append(outputs.numel() * layer.weight[0].numel())
 
     with _fake(), torch.no_grad():
-        net = build().train()  # an image is learnt from once, and not mirrored beside
-        for layer in net.modules():
-            if isinstance(layer, nn.modules.batchnorm._BatchNorm):
-                layer.eval()  # one image has no statistics
+        net = build().eval()
         for layer in net.modules():
             if isinstance(layer, (nn.Conv2d, nn.Linear)):
                 layer.register_forward_hook(count)

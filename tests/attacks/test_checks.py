@@ -107,6 +107,15 @@ def test_a_planted_fault_gives_its_finding_alone(
         assert names(faulty, images) == [name]
 
 
+def test_what_is_said_of_the_range_is_what_was_seen(net: nn.Module, images: Tensor, labels: Tensor) -> None:
+    faulty = Wrapped(net, before=lambda x: x / 255).eval()
+    shares = [float((faulty(seen).argmax(1) == labels).float().mean()) for seen in (images, images * 255)]
+    (found,) = check(faulty, images, labels)
+    assert found.evidence == f"the net is right on {shares[0]:.0%} on [0, 1], and on {shares[1]:.0%} on [0, 255]"
+    (found,) = check(faulty, images)
+    assert "on [0, 1] the net says class" in found.evidence
+
+
 def test_a_trained_net_has_no_finding(net: nn.Module, images: Tensor, labels: Tensor) -> None:
     for count in (1, 2, 32):
         assert names(net, images[:count], labels[:count]) == []

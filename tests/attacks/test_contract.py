@@ -233,6 +233,14 @@ class Broken(nn.Module):
         return torch.cat([mean, 0.4 - mean], dim=1) / (mean > 0.1)
 
 
+@pytest.mark.parametrize("name", [name for name in ATTACKS if "steps" in signature(ATTACKS[name]).parameters])
+def test_no_steps_are_no_attack(name: str, helpers: Any) -> None:
+    """Every face would be missed, which reads as if the net withstood."""
+    net, inputs = helpers.ConvNet(), helpers.images(2, (1, 9, 9))
+    with pytest.raises(ValueError, match="steps"):
+        find(name)(net, inputs, helpers.predicted(net, inputs), steps=0)
+
+
 @pytest.mark.parametrize("name", ATTACKS)
 def test_a_net_that_gives_nan_is_named_and_so_is_the_image(name: str, helpers: Any) -> None:
     inputs = helpers.images(3, (1, 9, 9))
