@@ -5,9 +5,12 @@ import os
 import re
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from queue import SimpleQueue
 from textwrap import indent
 from typing import TYPE_CHECKING, Any
 
@@ -58,7 +61,7 @@ def _run(options: argparse.Namespace) -> int:
 def guarded(run: Callable[[], int]) -> int:
     """The exit code of `run`; what a person can put right becomes a sentence on standard error."""
     try:
-        with _second_ctrl_c():
+        with _ctrl_c():
             return run()
     except Interrupted as stopped:
         return _fail(str(stopped), 130)
@@ -73,27 +76,43 @@ def guarded(run: Callable[[], int]) -> int:
         return _fail(str(wrong), 1)
 
 
+ORDERLY = 60.0  # seconds that the end after a Ctrl-C may take; it takes two or three
+
+
 @contextmanager
-def _second_ctrl_c() -> Iterator[None]:
-    """The first Ctrl-C ends the work in an orderly way, which takes a second or two; the next ends it at once."""
+def _ctrl_c() -> Iterator[None]:
+    """The first Ctrl-C ends the work in an orderly way, within `ORDERLY` seconds; the next ends it at once."""
     usual = signal.getsignal(signal.SIGINT)
     if usual is not signal.default_int_handler:
         yield
         return
+    asked: SimpleQueue[bool] = SimpleQueue()  # a handler may put into it, whatever it has interrupted
 
     def second(*_: Any) -> None:
         os._exit(_fail("stopped at once by a second Ctrl-C; what was finished before is kept", 130))
 
     def first(*_: Any) -> None:
         signal.signal(signal.SIGINT, second)
+        asked.put(True)
         raise KeyboardInterrupt
 
+    def watch() -> None:
+        if not asked.get():
+            return
+        time.sleep(ORDERLY)  # Ray, interrupted at a bad moment, has been seen to wait for ever
+        os._exit(
+            _fail(f"stopped by Ctrl-C, at once after {ORDERLY:g} s of ending; what was finished before is kept", 130)
+        )
+
+    # Started here: a handler that did may find `threading` locked by what it interrupts.
+    threading.Thread(target=watch, daemon=True).start()
     signal.signal(signal.SIGINT, first)
     try:
         yield
     finally:
         if signal.getsignal(signal.SIGINT) is first:  # else the process is about to end, and may be asked again
             signal.signal(signal.SIGINT, usual)
+            asked.put(False)
 
 
 def _expected() -> tuple[type[Exception], ...]:

@@ -6,6 +6,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -48,6 +49,40 @@ def test_help_has_an_example_that_the_parser_accepts(verb: str, capsys: pytest.C
 def test_help_needs_neither_torch_nor_ray() -> None:
     code = "import sys; from orchestrator.cli import parser; parser(); print({'ray', 'torch'} & set(sys.modules))"
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "set()\n"
+
+
+def test_a_stop_that_does_not_end_is_cut_short() -> None:
+    """As where Ray has lost the interrupt, or waits for ever in its own end."""
+    code = """
+import os, signal, time
+from orchestrator import cli
+cli.ORDERLY = 0.1
+
+def deaf():
+    while True:
+        try:
+            os.kill(os.getpid(), signal.SIGINT) if not asked else time.sleep(1000)
+        except KeyboardInterrupt:
+            asked.append(1)
+
+asked = []
+raise SystemExit(cli.guarded(deaf))
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 130
+    assert ended.stderr == (
+        "dxray: stopped by Ctrl-C, at once after 0.1 s of ending; what was finished before is kept\n"
+    )
+
+
+def test_commands_in_one_process_leave_no_threads(trained: Path, face_folder: Path) -> None:
+    before = threading.active_count()
+    for _ in range(3):
+        main(["predict", str(next(face_folder.rglob("*.png"))), "--model", str(trained)])
+    deadline = time.monotonic() + 10
+    while threading.active_count() > before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert threading.active_count() == before
 
 
 def test_predict_prints_the_class_and_its_probability(
