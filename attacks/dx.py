@@ -36,8 +36,8 @@ L0_WALK = partial(SparseWalk, norm="l0", trust=64.0, error=(0.25, 0.6), memory=0
 PLANS: dict[str, dict[str, Plan]] = {
     "l2": {
         "fast": Plan(4, 2, partial(L2Walk, turn=(0.65, 0.65))),
-        "default": Plan(7, 2, partial(L2Walk, turn=(0.65, 1.0))),
-        "thorough": Plan(30, 3, partial(L2Walk, turn=(0.65, 0.3))),
+        "default": Plan(6, 2, partial(L2Walk, turn=(0.65, 1.0))),
+        "thorough": Plan(20, 3, partial(L2Walk, turn=(0.65, 0.65))),
     },
     "linf": {
         "fast": Plan(8, 0, partial(LinfWalk, tries=2)),
@@ -78,7 +78,8 @@ def dx(
     inputs, labels: images and the class int64 (N,) each is to leave. targets: the class to reach, None for any other.
     mask: bool (N or 1, 1, H, W), True where change is allowed.
     effort: "fast", "default" or "thorough": how many looks the smallness of the change is worth.
-    steps: gradients an image, instead of the effort's; one that is never fooled gets up to four times as many.
+    steps: gradients an image, instead of the effort's; one that is never fooled, or in L2 one at which the net bends,
+        gets up to four times as many.
     confidence: margin in logits to be reached beyond the small one that keeps a saved image fooling.
     batch: the fixed shape at which the net is run. ledger: counts gradients and forwards per image.
 

@@ -17,6 +17,7 @@ FIRST = 0.85  # share of the way to the linear model's border that the first loo
 AIM = (0.06, 0.008)
 # A look that fools by more than this share of the first gap, and this many steepest single levels, went too far.
 OVERSHOT, QUANTA = 0.25, 2
+TURNED = 0.7  # cosine of a slope with the direction it was seen along, below which it tells little of the one to take
 SETTLED = 0.7  # share of the looks after which a radius moves but little
 
 
@@ -31,7 +32,7 @@ class L2Walk:
         self.steps, self.turn = steps, turn
         self.v, self.r, self.slope = torch.zeros(slots, values), torch.zeros(slots), torch.zeros(slots, values)
         self.depth, self.failures = torch.zeros(slots), torch.zeros(slots)  # the first gap; misses in a row
-        self.uncounted = torch.zeros(slots, dtype=torch.int64)
+        self.turns, self.uncounted = torch.zeros(2, slots, dtype=torch.int64)  # looks that turned; that do not count
         self.seen, self.moved = torch.zeros(2, slots, MEMORY, values)
         self.products = torch.zeros(slots, MEMORY, MEMORY)
 
@@ -46,18 +47,22 @@ class L2Walk:
 
     def learn(self, room: Room, change: Tensor, gap: Tensor, slope: Tensor, step: Tensor, best: Tensor) -> Tensor:
         begins, found, fooled = step == 0, best < torch.inf, gap < 0
-        self.uncounted[begins] = 0
+        self.turns[begins] = self.uncounted[begins] = 0
         step = step - self.uncounted
         late = ((step - 1) / max(self.steps - 1, 1)).clamp(0, 1)
         self.depth = torch.where(begins, gap, self.depth)
         seen = unit(slope)
+        agreed = (seen * self.v).sum(dim=1)
         mixed = self._mix(seen, step, self.turn[0] + (self.turn[1] - self.turn[0]) * late)
         # What is seen far beyond the border says nothing of it: only the radius follows.
         overshot = ~begins & (gap < -OVERSHOT * self.depth - QUANTA * slope.abs().amax(dim=1))
         # Where the net is flat around the image, much is spent on finding the border, or on coming back to it. That
         # does not count, or the image would leave with the first point that fools, far too large.
         lost = ~begins & ~found & (self.failures > 0)
-        self.uncounted += overshot | lost
+        # Nor, up to as many looks again, does what is spent where the net bends: the pair is not mixed, either.
+        turned = ~(begins | overshot | lost) & (agreed < TURNED) & (self.turns < self.steps)
+        self.turns += turned
+        self.uncounted += overshot | lost | turned
         # A look that shows no slope leaves the direction as it is.
         flat = ((seen == 0).all(dim=1) & ~begins) | overshot
         self.v = torch.where(flat.unsqueeze(1), self.v, torch.where(begins.unsqueeze(1), seen, mixed))

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from attacks.dx import EFFORTS, PLANS, dx
+from attacks.dx_l2 import L2Walk
 from attacks.dx_sparse import SparseWalk
 from attacks.lattice import on_grid, to_levels
 from attacks.norms import find_norm
@@ -163,3 +164,16 @@ def test_a_net_that_is_flat_at_the_image_does_not_send_the_search_astray() -> No
     found = dx(FlatAtFirst(), image, torch.zeros(1, dtype=torch.int64))
     assert FlatAtFirst()(found).argmax(dim=1).item() == 1
     assert float((found - image).norm()) < 1.1 * 0.627
+
+
+def test_looks_at_which_the_net_bends_do_not_count_up_to_as_many_again() -> None:
+    """One slot sees the same slope at every look, another each time one at right angles to all before."""
+    walk, looks = L2Walk(2, torch.Size((1, 4, 4)), 6, turn=(0.65, 0.65)), torch.zeros(2, dtype=torch.int64)
+    room, best = Room(torch.full((2, 16), -99.0), torch.full((2, 16), 99.0)), torch.tensor([torch.inf, torch.inf])
+    done = torch.zeros(2, dtype=torch.bool)
+    for look in range(16):
+        slope = torch.eye(16)[[0, look]]
+        gap = torch.full((2,), 1.0 if look == 0 else -0.01)
+        enough = walk.learn(room, walk.propose(room), gap, slope, torch.full((2,), look), best)
+        done, looks, best = done | enough, looks + ~done, torch.ones(2)
+    assert looks.tolist() == [6, 12]
