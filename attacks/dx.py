@@ -23,7 +23,7 @@ EFFORTS = ("fast", "default", "thorough")
 
 
 class Plan(NamedTuple):
-    """How a norm is searched at one effort: gradients an image, forwards along the last ray, and the walk."""
+    """How a norm is searched at one effort: gradients an image, forwards along the last ray at most, and the walk."""
 
     steps: int
     polish: int
@@ -35,9 +35,9 @@ L0_WALK = partial(SparseWalk, norm="l0", trust=64.0, error=(0.25, 0.6), memory=0
 
 PLANS: dict[str, dict[str, Plan]] = {
     "l2": {
-        "fast": Plan(4, 2, partial(L2Walk, turn=(0.65, 0.65))),
-        "default": Plan(6, 2, partial(L2Walk, turn=(0.65, 1.0))),
-        "thorough": Plan(20, 3, partial(L2Walk, turn=(0.65, 0.65))),
+        "fast": Plan(4, 6, partial(L2Walk, turn=(0.65, 0.65))),
+        "default": Plan(6, 6, partial(L2Walk, turn=(0.65, 1.0))),
+        "thorough": Plan(20, 6, partial(L2Walk, turn=(0.65, 0.65))),
     },
     "linf": {
         "fast": Plan(8, 0, partial(LinfWalk, tries=2)),

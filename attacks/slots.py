@@ -12,6 +12,7 @@ from torch import Tensor
 from attacks.lattice import LEVELS, from_levels, to_levels
 from attacks.query import Look, Query, Score, margin
 
+GAIN = 3e-4  # share of the radius that a further look along a ray must promise
 NEAR = 5e-4  # how far beyond the border the last looks along a ray aim, as a share of the whole way
 
 
@@ -88,9 +89,9 @@ def search(
     """The smallest fooling points `walk` finds, float32 (N, C, H, W) on the lattice.
 
     A point fools when its margin exceeds `floor`. An image is looked at `steps` times, one that is never fooled up to
-    `patience` times as often; the slopes are those of `score`. Then follow `polish` looks without gradient, along the
-    walk's last ray. An image that is already wrong, has no room, or whose first gradient is zero comes back unchanged;
-    one that is never fooled comes back as the point of largest margin.
+    `patience` times as often; the slopes are those of `score`. Then follow up to `polish` looks without gradient, along
+    the walk's last ray. An image that is already wrong, has no room, or whose first gradient is zero comes back
+    unchanged; one that is never fooled comes back as the point of largest margin.
     """
     home, batch = to_levels(inputs).flatten(1), query.batch
     allowed = torch.ones_like(home) if mask is None else mask.expand_as(inputs).flatten(1).float()
@@ -144,23 +145,32 @@ def search(
 def _polish(
     query: Query, shape: torch.Size, walk: Walk, state: list[Tensor], result: Tensor, *, looks: int, floor: float
 ) -> None:
-    """Correct the radius along each image's last ray by forwards alone, and put what is smaller into `result`."""
-    for at in range(0, len(state[0]), query.batch):
-        part = [_padded(values[at : at + query.batch], query.batch) for values in state]
-        rows, start, low, high, direction, radius, slope, best, size = part
-        rows[len(state[0]) - at :] = -1
-        room, ray = Room(low, high), Ray(direction, radius, slope)
-        for _ in range(looks):
-            change = ray.at(ray.radius, room)
+    """Correct the radius along each image's last ray by forwards alone, and put what is smaller into `result`.
+
+    Each image gets up to `looks`, and no more once it fools and hardly anything is left to gain.
+    """
+    for _ in range(looks):
+        unsettled = []
+        for at in range(0, len(state[0]), query.batch):
+            part = [_padded(values[at : at + query.batch], query.batch) for values in state]
+            rows, start, low, high, direction, radius, slope, best, size = part
+            rows[len(state[0]) - at :] = -1
+            room, ray = Room(low, high), Ray(direction, radius, slope)
+            change = ray.at(radius, room)
             excess = query.margins(from_levels(start + change).view(-1, *shape), rows) - floor
             changed = walk.size(change)
             better = (excess > 0) & (changed < size)
             best = torch.where(better.unsqueeze(1), change, best)
             size = torch.where(better, changed, size)
             gained = (slope * change).sum(dim=1)
-            ray = ray._replace(radius=ray.reach(gained * (1 + NEAR) - excess, room))
-        real = rows >= 0
-        result[rows[real]] = (start + best)[real]
+            radius = ray.reach(gained * (1 + NEAR) - excess, room)
+            real = rows >= 0
+            result[rows[real]] = (start + best)[real]
+            on = real & ((excess <= 0) | (radius < ray.radius * (1 - GAIN)))
+            unsettled.append([values[on] for values in (rows, start, low, high, direction, radius, slope, best, size)])
+        if not unsettled:
+            return
+        state = [torch.cat(part) for part in zip(*unsettled, strict=True)]
 
 
 def _padded(values: Tensor, count: int) -> Tensor:

@@ -10,8 +10,8 @@ from attacks.dx_l2 import L2Walk
 from attacks.dx_sparse import SparseWalk
 from attacks.lattice import on_grid, to_levels
 from attacks.norms import find_norm
-from attacks.query import FLOOR, Ledger
-from attacks.slots import Room
+from attacks.query import FLOOR, Ledger, Query
+from attacks.slots import Ray, Room, search
 
 
 def best_on_lattice(weight: torch.Tensor, gap: float, start: torch.Tensor) -> float:
@@ -177,3 +177,37 @@ def test_looks_at_which_the_net_bends_do_not_count_up_to_as_many_again() -> None
         enough = walk.learn(room, walk.propose(room), gap, slope, torch.full((2,), look), best)
         done, looks, best = done | enough, looks + ~done, torch.ones(2)
     assert looks.tolist() == [6, 12]
+
+
+class TooFar(L2Walk):
+    """Ends at its first look, a fifth beyond the border, with a slope `steeper` times as steep as it saw."""
+
+    steeper = 1.0
+
+    def learn(
+        self, room: Room, change: torch.Tensor, gap: torch.Tensor, slope: torch.Tensor, step: torch.Tensor, *_: Any
+    ) -> torch.Tensor:
+        length = slope.norm(dim=1, keepdim=True)
+        self.v, self.r, self.slope = slope / length, torch.where(step == 0, 1.2 * gap / length[:, 0], self.r), slope
+        return step > 0
+
+    def ray(self) -> Ray:
+        return Ray(self.v, self.r, self.slope * self.steeper)
+
+
+@pytest.mark.parametrize(("steeper", "looks"), [(1.0, (2, 3)), (2.0, (5, 6)), (0.75, (4, 6))])
+def test_the_radius_is_corrected_without_gradients_for_as_long_as_that_helps(
+    steeper: float, looks: tuple[int, int], helpers: Any
+) -> None:
+    net, inputs = helpers.LinearNet(), helpers.images(400, (1, 12, 12))
+    with torch.no_grad():
+        gap = -net(inputs).diff(dim=1).flatten()
+    inputs, gap = inputs[(gap > 1) & (gap < 4)][:5], gap[(gap > 1) & (gap < 4)][:5]
+    ledger, walk = Ledger.empty(5), TooFar(4, inputs.shape[1:], 1, turn=(1.0, 1.0))
+    walk.steeper = steeper
+    with Query(net, torch.zeros(5, dtype=torch.int64), batch=4, ledger=ledger) as query:
+        found = search(query, inputs, None, walk, steps=9, floor=FLOOR, polish=6)
+    assert ((ledger.forwards >= looks[0]) & (ledger.forwards <= looks[1])).all()
+    for i, size in enumerate((find_norm("l2")(found - inputs) * 255).tolist()):
+        best = best_on_lattice(net.weight.detach(), float(gap[i]) + FLOOR, to_levels(inputs[i]).flatten())
+        assert size <= 1.02 * best

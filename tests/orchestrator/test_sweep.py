@@ -127,7 +127,7 @@ def test_wrong_requests_are_refused_before_any_work(faces: Faces, tmp_path: Path
         sweep(config(), tmp_path / "c", console, faces=faces)
 
 
-COMMAND = [sys.executable, "-m", "orchestrator.cli", "sweep"]
+COMMAND = [sys.executable, "-X", "faulthandler", "-m", "orchestrator.cli", "sweep"]
 ASKED = ["--data", "synthetic:300", "--net", "convnet", "--convs", "1", "--filters", "2", "--epochs", "20"]
 ASKED += ["--seed", "0", "1", "2", "--cpus-per-trial", "1", "--max-concurrent", "1"]
 
@@ -139,7 +139,11 @@ def stopped(out: Path, when: Callable[[], bool], how: int, words: list[str]) -> 
         while not when() and time.monotonic() < deadline and process.poll() is None:
             time.sleep(0.02)
         process.send_signal(how)
-        _, said = process.communicate(timeout=60)
+        try:
+            _, said = process.communicate(timeout=50)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGABRT)  # it tells where it waits
+            _, said = process.communicate()
     assert process.returncode == (130 if how == signal.SIGINT else -how), said
     assert "Traceback" not in said
     return said
