@@ -113,7 +113,7 @@ class AutoWalk:
     def propose(self, room: Room) -> Tensor:
         return self.budget.finish(self.at, self.eps)
 
-    def ray(self) -> None:
+    def last(self) -> None:
         return None
 
     def learn(self, room: Room, change: Tensor, gap: Tensor, slope: Tensor, step: Tensor, best: Tensor) -> Tensor:

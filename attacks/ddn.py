@@ -67,7 +67,7 @@ class SphereWalk:
     def propose(self, room: Room) -> Tensor:
         return self.at.round()
 
-    def ray(self) -> None:
+    def last(self) -> None:
         return None
 
     def learn(self, room: Room, change: Tensor, gap: Tensor, slope: Tensor, step: Tensor, best: Tensor) -> Tensor:

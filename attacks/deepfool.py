@@ -155,7 +155,7 @@ class BorderWalk:
     def propose(self, room: Room) -> Tensor:
         return self.at.round()
 
-    def ray(self) -> None:
+    def last(self) -> None:
         return None
 
     def learn(self, room: Room, change: Tensor, gap: Tensor, slope: Tensor, step: Tensor, best: Tensor) -> Tensor:

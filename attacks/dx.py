@@ -23,7 +23,7 @@ EFFORTS = ("fast", "default", "thorough")
 
 
 class Plan(NamedTuple):
-    """How a norm is searched at one effort: gradients an image, forwards along the last ray at most, and the walk."""
+    """How a norm is searched at one effort: gradients an image, forwards at its end at most, and the walk."""
 
     steps: int
     polish: int
@@ -50,9 +50,9 @@ PLANS: dict[str, dict[str, Plan]] = {
         "thorough": Plan(90, 0, L1_WALK),
     },
     "l0": {
-        "fast": Plan(15, 0, L0_WALK),
-        "default": Plan(30, 0, L0_WALK),
-        "thorough": Plan(90, 0, L0_WALK),
+        "fast": Plan(15, 16, L0_WALK),
+        "default": Plan(30, 16, L0_WALK),
+        "thorough": Plan(90, 16, L0_WALK),
     },
 }
 

@@ -42,7 +42,7 @@ class L2Walk:
     def propose(self, room: Room) -> Tensor:
         return room.inside((self.r.unsqueeze(1) * self.v).round())
 
-    def ray(self) -> Ray:
+    def last(self) -> Ray:
         return Ray(self.v, self.r, self.slope)
 
     def learn(self, room: Room, change: Tensor, gap: Tensor, slope: Tensor, step: Tensor, best: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ class LinfWalk:
     def propose(self, room: Room) -> Tensor:
         return room.inside(self.k.unsqueeze(1) * self.v.sign())
 
-    def ray(self) -> None:
+    def last(self) -> None:
         return None
 
     def learn(self, room: Room, change: Tensor, gap: Tensor, slope: Tensor, step: Tensor, best: Tensor) -> Tensor:

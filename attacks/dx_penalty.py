@@ -88,7 +88,7 @@ class AdamWalk:
     def propose(self, room: Room) -> Tensor:
         return self.at.round()
 
-    def ray(self) -> None:
+    def last(self) -> None:
         return None
 
     def learn(self, room: Room, change: Tensor, gap: Tensor, slope: Tensor, step: Tensor, best: Tensor) -> Tensor:

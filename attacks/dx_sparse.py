@@ -6,6 +6,8 @@ the way, for a pixel part of the way back still counts). How far the model is tr
 the last margin.
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -15,6 +17,41 @@ CROWD = 24  # pixels that may join in one look
 # The margin aimed at, as a share of the first gap, at the first and the last look.
 AIM = (0.05, 0.003)
 TRUST = (4.0, 255.0)  # grey levels, at the least and at the most
+
+
+class Pruning(NamedTuple):
+    """L0's last looks: some changed pixels go home and all others as far as they may, those that gain least first.
+
+    slope: (B, D) as last seen. untried: (B, pixels), those that have not been left out alone. many: (B,) of them at a
+    time; half as many once the rest does not fool.
+    """
+
+    slope: Tensor
+    untried: Tensor
+    many: Tensor
+
+    def look(self, room: Room, best: Tensor) -> Tensor:
+        far = torch.where(best > 0, room.high, torch.where(best < 0, room.low, 0.0))
+        gain = self._groups(self.slope * far).sum(dim=1)
+        gain = torch.where(self._changed(best) & self.untried, gain, torch.inf)
+        place = gain.argsort(dim=1, stable=True).argsort(dim=1)
+        stays = (place >= self.many.unsqueeze(1)) | (gain == torch.inf)
+        return (self._groups(far) * stays.unsqueeze(1)).flatten(1)
+
+    def learn(self, room: Room, best: Tensor, change: Tensor, excess: Tensor) -> tuple["Pruning", Tensor]:
+        fooled, before, after = excess > 0, self._changed(best), self._changed(change)
+        in_vain = ~fooled & (self.many == 1)
+        untried = self.untried & ~(in_vain.unsqueeze(1) & before & ~after)
+        left = torch.where(fooled.unsqueeze(1), after, before)
+        many = torch.where(fooled, self.many, self.many // 2)
+        many = torch.minimum(many, left.sum(dim=1) // 2).clamp(min=1)
+        return Pruning(self.slope, untried, many), (left & untried).any(dim=1) & (left.sum(dim=1) > 1)
+
+    def _changed(self, change: Tensor) -> Tensor:
+        return (self._groups(change) != 0).any(dim=1)
+
+    def _groups(self, values: Tensor) -> Tensor:
+        return values.view(len(values), -1, self.untried.shape[1])
 
 
 class SparseWalk:
@@ -52,8 +89,11 @@ class SparseWalk:
     def propose(self, room: Room) -> Tensor:
         return self.at
 
-    def ray(self) -> None:
-        return None
+    def last(self) -> "Pruning | None":
+        if self.norm != "l0":
+            return None
+        changed = (self._groups(self.at) != 0).any(dim=1)
+        return Pruning(self.v, torch.ones_like(changed), (changed.sum(dim=1) // 2).clamp(min=1))
 
     def learn(self, room: Room, change: Tensor, gap: Tensor, slope: Tensor, step: Tensor, best: Tensor) -> Tensor:
         begins, found = step == 0, best < torch.inf

@@ -92,7 +92,7 @@ class PairWalk:
     def propose(self, room: Room) -> Tensor:
         return self.at
 
-    def ray(self) -> None:
+    def last(self) -> None:
         return None
 
     def learn(self, room: Room, change: Tensor, gap: Tensor, slope: Tensor, step: Tensor, best: Tensor) -> Tensor:

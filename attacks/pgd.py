@@ -86,7 +86,7 @@ class ProjectedWalk:
     def propose(self, room: Room) -> Tensor:
         return self.budget.finish(self.at, self.eps)
 
-    def ray(self) -> None:
+    def last(self) -> None:
         return None
 
     def learn(self, room: Room, change: Tensor, gap: Tensor, slope: Tensor, step: Tensor, best: Tensor) -> Tensor:

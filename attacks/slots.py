@@ -4,7 +4,8 @@ All arithmetic on a search's state has the shape of the slots, never of the imag
 not depend on who else is searched. A `Walk` decides where each search looks next; the rest is here.
 """
 
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -26,12 +27,35 @@ class Room(NamedTuple):
         return torch.minimum(torch.maximum(change, self.low), self.high)
 
 
+class Last(Protocol):
+    """The looks without gradient that follow a walk, as a tuple of tensors (B, ...)."""
+
+    def look(self, room: Room, best: Tensor) -> Tensor:
+        """The change (B, D) to look at next; `best` (B, D) is the one to be made smaller."""
+        ...
+
+    def learn(self, room: Room, best: Tensor, change: Tensor, excess: Tensor) -> tuple["Last", Tensor]:
+        """What follows from `excess` (B,) logits beyond the border (< 0: not fooled) at `change`.
+
+        `best` is that of before the look. Also returns bool (B,): whether a further look is worth it.
+        """
+        ...
+
+
 class Ray(NamedTuple):
     """A last direction (B, D), the radius (B,) to look at along it, and the last slope (B, D) seen, per grey level."""
 
     direction: Tensor
     radius: Tensor
     slope: Tensor
+
+    def look(self, room: Room, best: Tensor) -> Tensor:
+        return self.at(self.radius, room)
+
+    def learn(self, room: Room, best: Tensor, change: Tensor, excess: Tensor) -> tuple["Ray", Tensor]:
+        gained = (self.slope * change).sum(dim=1)
+        radius = self.reach(gained * (1 + NEAR) - excess, room)
+        return self._replace(radius=radius), (excess <= 0) | (radius < self.radius * (1 - GAIN))
 
     def at(self, radius: Tensor, room: Room) -> Tensor:
         return room.inside((radius.unsqueeze(1) * self.direction).round())
@@ -69,8 +93,8 @@ class Walk(Protocol):
         """
         ...
 
-    def ray(self) -> Ray | None:
-        """Where the walk would look next, as a ray; None where the norm has no use for one."""
+    def last(self) -> Last | None:
+        """The looks without gradient that are to follow; None where the norm has no use for them."""
         ...
 
 
@@ -89,8 +113,8 @@ def search(
     """The smallest fooling points `walk` finds, float32 (N, C, H, W) on the lattice.
 
     A point fools when its margin exceeds `floor`. An image is looked at `steps` times, one that is never fooled up to
-    `patience` times as often; the slopes are those of `score`. Then follow up to `polish` looks without gradient, along
-    the walk's last ray. An image that is already wrong, has no room, or whose first gradient is zero comes back
+    `patience` times as often; the slopes are those of `score`. Then follow up to `polish` looks without gradient, as
+    the walk has them. An image that is already wrong, has no room, or whose first gradient is zero comes back
     unchanged; one that is never fooled comes back as the point of largest margin.
     """
     home, batch = to_levels(inputs).flatten(1), query.batch
@@ -101,7 +125,7 @@ def search(
     room = Room(torch.zeros(shape), torch.zeros(shape))
     step, size, furthest = torch.zeros(batch, dtype=torch.int64), torch.zeros(batch), torch.zeros(batch)
     result = home.clone()
-    unpolished = []  # slots' states as they were left: (rows, start, room, ray, best, size)
+    unpolished = []  # slots' states as they were left: (rows, start, room, best, size, last)
     waiting = 0
     while True:
         free = (rows < 0).nonzero().flatten()[: len(inputs) - waiting]
@@ -130,51 +154,67 @@ def search(
         over = step >= torch.where(size < torch.inf, steps, patience * steps)
         done = (rows >= 0) & (hopeless | enough | over)
         result[rows[done]] = start[done] + best[done]
-        ray = walk.ray() if polish else None
+        last = walk.last() if polish else None
         left = done & ~hopeless
-        if ray is not None and bool(left.any()):
-            state = (rows, start, *room, *ray, best, size)
-            unpolished.append([part[left] for part in state])
+        if last is not None and bool(left.any()):
+            unpolished.append(_picked((rows, start, room, best, size, last), left))
         rows[done] = -1
-    if unpolished:
-        _polish(query, inputs.shape[1:], walk, [torch.cat(part) for part in zip(*unpolished, strict=True)], result,
-                looks=polish, floor=floor)  # fmt: skip
+    for _ in range(polish):
+        if not unpolished:
+            break
+        unpolished = _polished(query, inputs.shape[1:], walk, _together(unpolished), result, floor=floor)
     return from_levels(result).view_as(inputs)
 
 
-def _polish(
-    query: Query, shape: torch.Size, walk: Walk, state: list[Tensor], result: Tensor, *, looks: int, floor: float
-) -> None:
-    """Correct the radius along each image's last ray by forwards alone, and put what is smaller into `result`.
+Unpolished = tuple[Tensor, Tensor, Room, Tensor, Tensor, Last]  # rows, start, room, best, size, last
 
-    Each image gets up to `looks`, and no more once it fools and hardly anything is left to gain.
+
+def _polished(
+    query: Query, shape: torch.Size, walk: Walk, images: Unpolished, result: Tensor, *, floor: float
+) -> list[Unpolished]:
+    """Give each of the `images` one look without gradient; what is smaller goes into `result`.
+
+    Returns those that may gain by a further one.
     """
-    for _ in range(looks):
-        unsettled = []
-        for at in range(0, len(state[0]), query.batch):
-            part = [_padded(values[at : at + query.batch], query.batch) for values in state]
-            rows, start, low, high, direction, radius, slope, best, size = part
-            rows[len(state[0]) - at :] = -1
-            room, ray = Room(low, high), Ray(direction, radius, slope)
-            change = ray.at(radius, room)
-            excess = query.margins(from_levels(start + change).view(-1, *shape), rows) - floor
-            changed = walk.size(change)
-            better = (excess > 0) & (changed < size)
-            best = torch.where(better.unsqueeze(1), change, best)
-            size = torch.where(better, changed, size)
-            gained = (slope * change).sum(dim=1)
-            radius = ray.reach(gained * (1 + NEAR) - excess, room)
-            real = rows >= 0
-            result[rows[real]] = (start + best)[real]
-            on = real & ((excess <= 0) | (radius < ray.radius * (1 - GAIN)))
-            unsettled.append([values[on] for values in (rows, start, low, high, direction, radius, slope, best, size)])
-        if not unsettled:
-            return
-        state = [torch.cat(part) for part in zip(*unsettled, strict=True)]
+    still = []
+    for at in range(0, len(images[0]), query.batch):
+        rows, start, room, best, size, last = _padded(images, at, query.batch)
+        change = last.look(room, best)
+        excess = query.margins(from_levels(start + change).view(-1, *shape), rows) - floor
+        last, worth = last.learn(room, best, change, excess)
+        changed = walk.size(change)
+        better = (excess > 0) & (changed < size)
+        best = torch.where(better.unsqueeze(1), change, best)
+        size = torch.where(better, changed, size)
+        real = rows >= 0
+        result[rows[real]] = (start + best)[real]
+        still.append(_picked((rows, start, room, best, size, last), real & worth))
+    return [images for images in still if len(images[0])]
 
 
-def _padded(values: Tensor, count: int) -> Tensor:
-    return torch.cat([values, values[:1].expand(count - len(values), *values.shape[1:])]).clone()
+def _picked(images: Unpolished, which: Tensor) -> Unpolished:
+    return _mapped(lambda values: values[which], images)
+
+
+def _together(parts: Sequence[Unpolished]) -> Unpolished:
+    return _mapped(lambda *values: torch.cat(values), *parts)
+
+
+def _padded(images: Unpolished, at: int, count: int) -> Unpolished:
+    """`count` of them from `at` on; what is missing is filled up, with -1 for a row."""
+    missing = max(0, at + count - len(images[0]))
+    few = _mapped(lambda values: values[at : at + count], images)
+    full = _mapped(lambda values: torch.cat([values, values[:1].expand(missing, *values.shape[1:])]), few)
+    full[0][count - missing :] = -1
+    return full
+
+
+def _mapped(of: Callable[..., Tensor], *parts: Any) -> Any:
+    """`of` the tensors at the same place in tuples, which may hold tuples, of the same kind."""
+    if isinstance(parts[0], Tensor):
+        return of(*parts)
+    inner = [_mapped(of, *place) for place in zip(*parts, strict=True)]
+    return type(parts[0])(*inner) if hasattr(parts[0], "_fields") else tuple(inner)
 
 
 def _already_wrong(query: Query, look: Look, rows: Tensor) -> Tensor:

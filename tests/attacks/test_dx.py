@@ -191,8 +191,35 @@ class TooFar(L2Walk):
         self.v, self.r, self.slope = slope / length, torch.where(step == 0, 1.2 * gap / length[:, 0], self.r), slope
         return step > 0
 
-    def ray(self) -> Ray:
+    def last(self) -> Ray:
         return Ray(self.v, self.r, self.slope * self.steeper)
+
+
+class TooMany(SparseWalk):
+    """Ends at its first look, at which the forty values of largest slope go half as far as they may."""
+
+    def learn(
+        self, room: Room, change: torch.Tensor, gap: torch.Tensor, slope: torch.Tensor, step: torch.Tensor, *_: Any
+    ) -> torch.Tensor:
+        far = torch.where(slope > 0, room.high, room.low)
+        few = slope.abs() >= slope.abs().topk(40, dim=1).values[:, -1:]
+        self.v, self.at = slope, torch.where(step.unsqueeze(1) == 0, (far / 2).round() * few, self.at)
+        return step > 0
+
+
+def test_pixels_that_l0_does_not_need_are_left_out_without_gradients(helpers: Any) -> None:
+    net, inputs = helpers.LinearNet(), helpers.images(400, (1, 12, 12))
+    with torch.no_grad():
+        gap = -net(inputs).diff(dim=1).flatten()
+    inputs, gap = inputs[(gap > 1) & (gap < 8)][:16], gap[(gap > 1) & (gap < 8)][:16]
+    walk = TooMany(4, inputs.shape[1:], 1, norm="l0", trust=1.0, error=(0.1, 0.2), memory=0.0)
+    with Query(net, torch.zeros(16, dtype=torch.int64), batch=4) as query:
+        found = search(query, inputs, None, walk, steps=9, floor=FLOOR, polish=16)
+    sizes = find_norm("l0")(found - inputs).tolist()
+    weight = net.weight.detach()
+    best = [greedy_on_lattice("l0", weight, float(gap[i]) + FLOOR, to_levels(inputs[i]).flatten()) for i in range(16)]
+    assert len(set(best)) > 2
+    assert sizes == best
 
 
 @pytest.mark.parametrize(("steeper", "looks"), [(1.0, (2, 3)), (2.0, (5, 6)), (0.75, (4, 6))])
