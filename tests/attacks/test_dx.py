@@ -7,7 +7,7 @@ import torch
 
 from attacks.dx import EFFORTS, PLANS, dx
 from attacks.dx_l2 import L2Walk
-from attacks.dx_sparse import SparseWalk
+from attacks.dx_sparse import Pruning, SparseWalk
 from attacks.lattice import on_grid, to_levels
 from attacks.norms import find_norm
 from attacks.query import FLOOR, Ledger, Query
@@ -220,6 +220,29 @@ def test_pixels_that_l0_does_not_need_are_left_out_without_gradients(helpers: An
     best = [greedy_on_lattice("l0", weight, float(gap[i]) + FLOOR, to_levels(inputs[i]).flatten()) for i in range(16)]
     assert len(set(best)) > 2
     assert sizes == best
+
+
+def test_a_pixel_that_l0_cannot_spare_is_not_tried_again_and_the_others_are() -> None:
+    """Four changed pixels, of which the slope takes the one that is needed for the least; two are left out at first."""
+    room = Room(torch.full((1, 6), -9.0), torch.full((1, 6), 9.0))
+    best = torch.tensor([[3.0, -3.0, 3.0, 3.0, 0.0, 0.0]])
+    last = Pruning(
+        torch.tensor([[1.0, -2.0, 3.0, 4.0, 9.0, 0.0]]), torch.ones(1, 6, dtype=torch.bool), torch.tensor([2])
+    )
+    seen, worth = [], torch.tensor([True])
+    while worth:
+        change = last.look(room, best)
+        fooled = bool(change[0, 0] != 0)
+        seen.append((change[0].tolist(), fooled))
+        last, worth = last.learn(room, best, change, torch.tensor([1.0 if fooled else -1.0]))
+        best = change if fooled else best
+    assert seen == [
+        ([0, 0, 9, 9, 0, 0], False),
+        ([0, -9, 9, 9, 0, 0], False),
+        ([9, 0, 9, 9, 0, 0], True),
+        ([9, 0, 0, 9, 0, 0], True),
+        ([9, 0, 0, 0, 0, 0], True),
+    ]
 
 
 @pytest.mark.parametrize(("steeper", "looks"), [(1.0, (2, 3)), (2.0, (5, 6)), (0.75, (4, 6))])
