@@ -58,6 +58,20 @@ def many(tmp_path_factory: pytest.TempPathFactory, faces: Faces) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def one_round(
+    face_table: Path, trained: Path, tmp_path_factory: pytest.TempPathFactory, local_ray: None
+) -> tuple[list[str], Path]:
+    """What is asked of a retraining of the trained net in one round, and its folder when nobody kills it."""
+    asked = ["--data", f"parquet:{face_table}", "--rounds", "1", "--epochs", "8"]
+    asked += ["--attack-faces", "40", "--held-out", "20"]
+    out = tmp_path_factory.mktemp("one round") / "whole"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("orchestrator.retrain.largest_node", lambda: 1)  # threads: several add up in another order
+        assert main(["retrain", *asked, "--model", str(trained), "--out", str(out)]) == 0
+    return asked, out
+
+
 @pytest.fixture
 def result() -> Callable[..., Row]:
     """What a cell's `result.json` says of a net that has learnt, or as it is given."""
