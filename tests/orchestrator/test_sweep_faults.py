@@ -101,11 +101,9 @@ def test_all_trainings_read_the_faces_where_the_object_store_holds_them(tmp_path
     assert {("/dev/shm" in one["file"], one["writeable"]) for one in seen} == {(True, False)}
 
 
-def test_a_node_that_dies_takes_no_cell_with_it(tmp_path: Path) -> None:
-    grid = SMALL | {"epochs": [12], "seed": [0, 1]}
-    asked = {"data": "synthetic:600", "grid": grid, "cpus_per_trial": 1, "memory_limit": 2}
+def test_a_node_that_dies_takes_no_cell_with_it(tmp_path: Path, two_nets: tuple[dict[str, Any], Path]) -> None:
+    asked, whole = two_nets
     said = planted("lose_a_node", tmp_path / "out", asked, {})
     assert "killed in epochs" in said
-    planted("sweep", tmp_path / "whole", asked, {"num_cpus": 2})
     for table in ("trials.parquet", "epochs.parquet"):
-        assert pq.read_table(tmp_path / "out" / table).equals(pq.read_table(tmp_path / "whole" / table)), table
+        assert pq.read_table(tmp_path / "out" / table).equals(pq.read_table(whole / table)), table
