@@ -13,6 +13,7 @@ from models.faces import Faces
 from models.images import encode_png
 from orchestrator import lease
 from orchestrator.cli import main
+from orchestrator.console import Console
 from orchestrator.grid import Grid, cells
 from orchestrator.store import TRIPLE, write_json, write_part
 from orchestrator.trials import pending_row, trial_row
@@ -56,6 +57,32 @@ def many(tmp_path_factory: pytest.TempPathFactory, faces: Faces) -> Path:
         image[0, 0, 0] = 0
         (folder / f"{i:02}.png").write_bytes(encode_png(image))
     return folder
+
+
+@pytest.fixture(scope="session")
+def two_nets(tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> tuple[dict[str, Any], Path]:
+    """What is asked of a sweep of two nets, long enough to lose a node in it, and its folder when none is lost."""
+    from orchestrator.sweep import SweepConfig, sweep  # it loads Ray Tune, which takes seconds
+
+    grid = {"net": ["convnet"], "convs": [1], "filters": [2], "epochs": [12], "dropout": [0.0], "seed": [0, 1]}
+    asked: dict[str, Any] = {"data": "synthetic:600", "grid": grid, "cpus_per_trial": 1, "memory_limit": 2}
+    out = tmp_path_factory.mktemp("two nets") / "whole"
+    sweep(SweepConfig(**asked), out, Console())
+    return asked, out
+
+
+@pytest.fixture(scope="session")
+def one_round(
+    face_table: Path, trained: Path, tmp_path_factory: pytest.TempPathFactory, local_ray: None
+) -> tuple[list[str], Path]:
+    """What is asked of a retraining of the trained net in one round, and its folder when nobody kills it."""
+    asked = ["--data", f"parquet:{face_table}", "--rounds", "1", "--epochs", "8"]
+    asked += ["--attack-faces", "40", "--held-out", "20"]
+    out = tmp_path_factory.mktemp("one round") / "whole"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("orchestrator.retrain.largest_node", lambda: 1)  # threads: several add up in another order
+        assert main(["retrain", *asked, "--model", str(trained), "--out", str(out)]) == 0
+    return asked, out
 
 
 @pytest.fixture

@@ -250,7 +250,7 @@ def test_ctrl_c_keeps_finished_shards_and_says_how_to_go_on(trained: Path, faces
     """A real process, stopped as a person stops it; the command that it prints then ends the run."""
     folder = tmp_path / "faces"
     folder.mkdir()
-    for i, image in enumerate(faces.images):  # type: ignore[attr-defined]
+    for i, image in enumerate(faces.images[:260]):  # type: ignore[attr-defined]  # a first shard has 64
         (folder / f"{i:03}.png").write_bytes(encode_png(image))
     out = tmp_path / "out"
     command = [sys.executable, "-m", "orchestrator.cli", "attack", str(folder), "--model", str(trained)]
@@ -265,10 +265,11 @@ def test_ctrl_c_keeps_finished_shards_and_says_how_to_go_on(trained: Path, faces
     assert "Traceback" not in said
     assert f"go on with: dxray attack --resume '{out}'" in said
     kept = {part: part.stat().st_mtime_ns for part in parts(out)}
-    assert 1 <= len(kept) < 8
+    assert kept
     ended = subprocess.run(
         [*command[:4], "--resume", str(out)], capture_output=True, text=True, timeout=200, check=False
     )
     assert ended.returncode == 0, ended.stderr
-    assert len(list(read_rows(out, ["name"]))) == 400
+    assert len(list(read_rows(out, ["name"]))) == 260
+    assert len(kept) < len(parts(out))
     assert all(part.stat().st_mtime_ns == when for part, when in kept.items())

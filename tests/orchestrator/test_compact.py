@@ -1,7 +1,6 @@
 """`dxray compact`: the same rows in fewer files, and at whatever moment it is killed nothing is lost or doubled."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -127,15 +126,12 @@ def test_a_run_in_use_is_left_alone(attacked: Callable[..., Path], console: Cons
     assert len(parts(run)) == 8
 
 
+# Forks for each moment that it is told, since its imports take seconds, and says how the fork ended.
 KILLED = """
 import os, signal, sys
 from pathlib import Path
 from orchestrator import compact as compacting
-from orchestrator import cutting
-from orchestrator.batch_attack import AttackConfig, attack, resume
 from orchestrator.console import Console
-
-left = int(sys.argv[2])
 
 def killed_instead(event, args):
     global left
@@ -147,9 +143,15 @@ def killed_instead(event, args):
         if left < 0:
             os.kill(os.getpid(), signal.SIGKILL)
 
-compacting.LARGE = int(sys.argv[3])
-sys.addaudithook(killed_instead)
-compacting.compact(Path(sys.argv[1]), Console())
+compacting.LARGE = int(sys.argv[2])
+for moment in sys.stdin:
+    child = os.fork()
+    if child == 0:
+        left = int(moment)
+        sys.addaudithook(killed_instead)
+        compacting.compact(Path(sys.argv[1]), Console())
+        sys.exit()
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 
 
@@ -162,24 +164,28 @@ def test_killed_at_any_moment_it_loses_and_doubles_nothing(
     original = tmp_path / "original"
     run.rename(original)
     seen = set()
-    for moment in range(100):
-        subprocess.run(["rm", "-rf", run], check=True)
-        subprocess.run(["cp", "-r", original, run], check=True)
-        words = [sys.executable, "-c", KILLED, str(run), str(moment), str(large)]
-        ended = subprocess.run(words, env=os.environ, capture_output=True, check=False).returncode
-        assert ended in (0, -signal.SIGKILL)
-        assert rows_of(run) == before
-        # What others see in `images/` is whole, or the folder is not there.
-        if (run / "images").exists():
-            assert pq.read_table(run / "images", columns=["name"], partitioning=None).num_rows == len(before)
-        seen.add(((run / "images").exists(), len(parts(run))))
-        if ended == 0:
-            break
-        compact(run, console)
-        assert rows_of(run) == before
-        assert len(list((run / "images").glob("part-*"))) == 1
-        left = {path.name for path in run.iterdir() if path.suffix != ".partial"}
-        assert left == {"images", "attack.json", ".lock"}
+    words = [sys.executable, "-c", KILLED, str(run), str(large)]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as compacts:
+        assert compacts.stdin
+        assert compacts.stdout
+        for moment in range(100):
+            subprocess.run(["rm", "-rf", run], check=True)
+            subprocess.run(["cp", "-r", original, run], check=True)
+            print(moment, file=compacts.stdin, flush=True)
+            ended = int(compacts.stdout.readline())
+            assert ended in (0, -signal.SIGKILL)
+            assert rows_of(run) == before
+            # What others see in `images/` is whole, or the folder is not there.
+            if (run / "images").exists():
+                assert pq.read_table(run / "images", columns=["name"], partitioning=None).num_rows == len(before)
+            seen.add(((run / "images").exists(), len(parts(run))))
+            if ended == 0:
+                break
+            compact(run, console)
+            assert rows_of(run) == before
+            assert len(list((run / "images").glob("part-*"))) == 1
+            left = {path.name for path in run.iterdir() if path.suffix != ".partial"}
+            assert left == {"images", "attack.json", ".lock"}
     assert ended == 0
     assert seen == {(True, 3), (False, 3), (True, 2)}, "it was not killed before, between and after the two renames"
 

@@ -45,15 +45,12 @@ def put_back(run: Path, copy: Path) -> None:
 
 @pytest.mark.timeout(900)
 def test_killed_in_attack_fit_and_judging_the_rounds_are_the_same(
-    face_table: Path, trained: Path, tmp_path: Path, local_ray: None, dxray: Callable[..., tuple[int, str, str]]
+    one_round: tuple[list[str], Path], trained: Path, tmp_path: Path, dxray: Callable[..., tuple[int, str, str]]
 ) -> None:
-    """One round, killed three times, beside the same that nobody killed, by the Ray that is at hand."""
-    asked = ["--data", f"parquet:{face_table}", "--model", trained, "--rounds", 1, "--epochs", 8]
-    asked += ["--attack-faces", 40, "--held-out", 20]
-    assert dxray("retrain", *asked, "--out", tmp_path / "whole")[0] == 0
-
+    """One round, killed three times, beside the same that nobody killed."""
+    asked, whole = one_round
     out = tmp_path / "out"
-    put_back(tmp_path / "whole", out)
+    put_back(whole, out)
     first = out / "rounds" / "0001"
     attack, fit, judged = first / "attack" / "dx", first / "fit", first / "judged" / "square"
     killed_once((attack / "attack.json").exists, "--resume", out)
@@ -63,11 +60,11 @@ def test_killed_in_attack_fit_and_judging_the_rounds_are_the_same(
     killed_once((judged / "attack.json").exists, "--resume", out)
     assert (fit / "result.json").exists()
     assert not (first / "round.json").exists()
-    assert dxray("retrain", *asked, "--out", out)[0] == 0  # the same command goes on, too
+    assert dxray("retrain", *asked, "--model", trained, "--out", out)[0] == 0  # the same command goes on, too
 
     for table in ("rounds.parquet", "rounds/0001/sample.parquet", "rounds/0001/joined.parquet"):
-        one, other = (pq.read_table(folder / table) for folder in (out, tmp_path / "whole"))
+        one, other = (pq.read_table(folder / table) for folder in (out, whole))
         assert one.num_rows
         assert one.equals(other), table
     assert pq.read_table(out / "rounds.parquet")["attacked"].to_pylist() == [None, 40]
-    assert promotion.in_use(out) == promotion.in_use(tmp_path / "whole")
+    assert promotion.in_use(out) == promotion.in_use(whole)

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
 import pytest
@@ -66,46 +66,56 @@ def most_at_a_time(out: Path) -> int:
     return max(at_once)
 
 
-@pytest.mark.parametrize(
-    ("asked", "gpus", "at_once"),
-    [
-        ({"cpus_per_trial": 1, "max_concurrent": 2}, 0, 2),
-        ({"cpus_per_trial": 1, "gpus_per_trial": 0.25}, 1, 4),
+class Meeting(NamedTuple):
+    """A sweep of five nets, of which each waits until `at_once` have come."""
+
+    at_once: int
+    folder: Path
+    said: str
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        ({"max_concurrent": 2}, 0, 2),
+        ({"gpus_per_trial": 0.25}, 1, 4),
     ],
+    ids=["two", "four on a GPU"],
 )
-def test_as_many_nets_are_trained_at_a_time_as_asked_for_and_no_more(
-    tmp_path: Path, asked: dict[str, Any], gpus: int, at_once: int
-) -> None:
-    """On 4 CPUs, and a GPU that Ray alone believes in; each net waits until so many have come."""
+def meeting(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Meeting:
+    """On 4 CPUs, and a GPU that Ray alone believes in."""
+    asked, gpus, at_once = request.param
     grid = SMALL | {"net": ["meeting"], "seed": [0, 1, 2, 3, 4]}
-    (tmp_path / "meet").mkdir()
+    folder = tmp_path_factory.mktemp("meeting")
+    for name in ("meet", "spy"):
+        (folder / name).mkdir()
     said = planted(
         "sweep",
-        tmp_path / "out",
-        {"data": "synthetic:600", "grid": grid, **asked},
+        folder / "out",
+        {"data": "synthetic:600", "grid": grid, "cpus_per_trial": 1, **asked},
         {"num_cpus": 4, "num_gpus": gpus},
-        MEET=str(tmp_path / "meet"),
+        MEET=str(folder / "meet"),
         MEETING=str(at_once),
+        SPY=str(folder / "spy"),
     )
-    assert f"{at_once} at a time with {asked['cpus_per_trial']} CPU each" in said
-    assert most_at_a_time(tmp_path / "out") == at_once
+    return Meeting(at_once, folder, said)
 
 
-def test_all_trainings_read_the_faces_where_the_object_store_holds_them(tmp_path: Path) -> None:
+def test_as_many_nets_are_trained_at_a_time_as_asked_for_and_no_more(meeting: Meeting) -> None:
+    assert f"{meeting.at_once} at a time with 1 CPU each" in meeting.said
+    assert most_at_a_time(meeting.folder / "out") == meeting.at_once
+
+
+def test_all_trainings_read_the_faces_where_the_object_store_holds_them(meeting: Meeting) -> None:
     """One file, mapped by each worker and never copied; none can change them for the others."""
-    asked = {"data": "synthetic:600", "grid": SMALL | {"seed": [0, 1, 2]}, "cpus_per_trial": 1}
-    (tmp_path / "spy").mkdir()
-    planted("sweep", tmp_path / "out", asked, {"num_cpus": 2}, SPY=str(tmp_path / "spy"))
-    seen = [json.loads(path.read_text()) for path in sorted((tmp_path / "spy").iterdir())]
-    assert len(seen) == 3
+    seen = [json.loads(path.read_text()) for path in sorted((meeting.folder / "spy").iterdir())]
+    assert len(seen) == 5
     assert {("/dev/shm" in one["file"], one["writeable"]) for one in seen} == {(True, False)}
 
 
-def test_a_node_that_dies_takes_no_cell_with_it(tmp_path: Path) -> None:
-    grid = SMALL | {"epochs": [12], "seed": [0, 1]}
-    asked = {"data": "synthetic:600", "grid": grid, "cpus_per_trial": 1, "memory_limit": 2}
+def test_a_node_that_dies_takes_no_cell_with_it(tmp_path: Path, two_nets: tuple[dict[str, Any], Path]) -> None:
+    asked, whole = two_nets
     said = planted("lose_a_node", tmp_path / "out", asked, {})
     assert "killed in epochs" in said
-    planted("sweep", tmp_path / "whole", asked, {"num_cpus": 2})
     for table in ("trials.parquet", "epochs.parquet"):
-        assert pq.read_table(tmp_path / "out" / table).equals(pq.read_table(tmp_path / "whole" / table)), table
+        assert pq.read_table(tmp_path / "out" / table).equals(pq.read_table(whole / table)), table

@@ -18,7 +18,7 @@ from orchestrator.watcher import folder_of
 from tests.cluster.machines import wait_until
 from tests.orchestrator.amazon import SHORT, written
 from tests.orchestrator.test_attack_faults import command, run, settings
-from tests.orchestrator.test_sweep_faults import SMALL, planted
+from tests.orchestrator.test_sweep_faults import planted
 
 Said = tuple[int, str, str]
 EPOCHS = 60
@@ -40,10 +40,11 @@ def epochs_of(state: ObjectPath, copy: Path) -> list[dict[str, Any]]:
         return list(json.loads(file.metadata()["history"]))
 
 
+@pytest.mark.usefixtures("local_ray")
 def test_a_killed_sweep_goes_on_from_the_bucket_alone_and_has_the_tables_of_one_in_a_folder(
     tmp_path: Path, many: Path, dxray: Callable[..., Said]
 ) -> None:
-    run("sweep", *ASKED, "--out", tmp_path / "whole")
+    assert dxray("sweep", *ASKED, "--out", tmp_path / "whole")[0] == 0
     out = ObjectPath("s3://lab/a sweep")
 
     def in_their_midst() -> list[ObjectPath]:
@@ -91,13 +92,11 @@ def test_a_sweep_that_another_process_works_on_is_refused(dxray: Callable[..., S
     assert said == "dxray: another dxray process works on 's3://lab/held' now; wait for it or choose another --out\n"
 
 
-def test_a_node_that_dies_takes_no_cell_with_it(tmp_path: Path) -> None:
-    grid = SMALL | {"epochs": [12], "seed": [0, 1]}
-    asked = {"data": "synthetic:600", "grid": grid, "cpus_per_trial": 1, "memory_limit": 2}
+def test_a_node_that_dies_takes_no_cell_with_it(two_nets: tuple[dict[str, Any], Path]) -> None:
+    asked, whole = two_nets
     out = ObjectPath("s3://lab/lost node")
     assert "killed in epochs" in planted("lose_a_node", out, asked, {})
-    planted("sweep", tmp_path / "whole", asked, {"num_cpus": 2})
-    assert_same(out, tmp_path / "whole")
+    assert_same(out, whole)
 
 
 def test_a_cell_that_is_stopped_early_is_measured_from_what_it_left_in_the_bucket() -> None:
