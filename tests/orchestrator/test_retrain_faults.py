@@ -13,6 +13,7 @@ import pytest
 
 from orchestrator import promotion
 from orchestrator.store import read_json, write_json
+from tests.orchestrator.killing import kill_session
 
 CODE = Path(__file__).resolve().parents[2]
 
@@ -21,14 +22,14 @@ def killed_once(there: Callable[[], bool], *words: object) -> None:
     """Start the command in a process of its own, with a Ray of its own, and kill it as soon as `there`."""
     command = [sys.executable, "-m", "orchestrator.cli", "retrain", *map(str, words)]
     env = os.environ | {"PYTHONPATH": str(CODE), "RAY_USAGE_STATS_ENABLED": "0"}
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "start_new_session": True}
     with subprocess.Popen(command, cwd=CODE, env=env, **quiet) as driver:  # type: ignore[call-overload]
         deadline = time.monotonic() + 240
         while not there() and driver.poll() is None and time.monotonic() < deadline:
             time.sleep(0.01)
         assert driver.poll() is None, "it was over before it was killed"
         assert there(), "it did not come so far in time"
-        driver.kill()
+        kill_session(driver.pid)
 
 
 def put_back(run: Path, copy: Path) -> None:

@@ -1,11 +1,8 @@
 """A retraining in a bucket: killed and gone on with it has the rounds of one in a folder that nobody killed."""
 
 import json
-import os
-import signal
 import subprocess
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +13,12 @@ from orchestrator.object_store import ObjectPath
 from orchestrator.store import read_table
 from tests.cluster.machines import wait_until
 from tests.orchestrator.amazon import SHORT, put_folder
+from tests.orchestrator.killing import kill_session
 from tests.orchestrator.test_attack_faults import command, run, settings
 
 Said = tuple[int, str, str]
 SMALL: dict[str, Any] = {"LEASE": SHORT, "RAY": json.dumps({"num_cpus": 1})}
 pytestmark = pytest.mark.usefixtures("bucket")
-
-
-def kill_session(leader: int) -> None:
-    """A driver with its workers, as where a machine fails: they outlive it by seconds, enough to end a fit."""
-    for place in Path("/proc").glob("[0-9]*"):
-        with suppress(ProcessLookupError):
-            if os.getsid(int(place.name)) == leader:
-                os.kill(int(place.name), signal.SIGKILL)
 
 
 def test_killed_in_the_fit_the_rounds_are_those_of_a_run_in_a_folder(
