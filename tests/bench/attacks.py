@@ -261,7 +261,8 @@ def bench(path: Path, options: argparse.Namespace) -> None:
             ddn = found.get("DDN 300, levels=256 (adv-lib)")
             print(f", {bound / np.median(ddn.sizes()):.4f} x DDN 300" if ddn else "", flush=True)
     for norm, eps in BUDGETS if options.budgets else []:
-        attacks = {name: (norm, ours(name, norm=norm, eps=eps)) for name in ("apgd", "robust")}
+        # As many steps as the peers take.
+        attacks = {name: (norm, ours(name, norm=norm, eps=eps, steps=100)) for name in ("apgd", "robust")}
         if options.peers:
             attacks |= wanted(peers.within(norm, eps, options.peer_batch), norm, options.only)
         shown = f"{eps * LEVELS:g}/255" if norm == "linf" else f"{eps:g}"
