@@ -4,7 +4,7 @@ All arithmetic on a search's state has the shape of the slots, never of the imag
 not depend on who else is searched. A `Walk` decides where each search looks next; the rest is here.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -125,7 +125,7 @@ def search(
     room = Room(torch.zeros(shape), torch.zeros(shape))
     step, size, furthest = torch.zeros(batch, dtype=torch.int64), torch.zeros(batch), torch.zeros(batch)
     result = home.clone()
-    unpolished = []  # slots' states as they were left: (rows, start, room, best, size, last)
+    unpolished = []
     waiting = 0
     while True:
         free = (rows < 0).nonzero().flatten()[: len(inputs) - waiting]
@@ -157,16 +157,36 @@ def search(
         last = walk.last() if polish else None
         left = done & ~hopeless
         if last is not None and bool(left.any()):
-            unpolished.append(_picked((rows, start, room, best, size, last), left))
+            unpolished.append(Unpolished(rows, start, room, best, size, last).picked(left))
         rows[done] = -1
     for _ in range(polish):
         if not unpolished:
             break
-        unpolished = _polished(query, inputs.shape[1:], walk, _together(unpolished), result, floor=floor)
+        together = _mapped(lambda *values: torch.cat(values), *unpolished)
+        unpolished = _polished(query, inputs.shape[1:], walk, together, result, floor=floor)
     return from_levels(result).view_as(inputs)
 
 
-Unpolished = tuple[Tensor, Tensor, Room, Tensor, Tensor, Last]  # rows, start, room, best, size, last
+class Unpolished(NamedTuple):
+    """Images whose walk is over, as it left them: see `search`."""
+
+    rows: Tensor
+    start: Tensor
+    room: Room
+    best: Tensor
+    size: Tensor
+    last: Last
+
+    def picked(self, which: Tensor) -> "Unpolished":
+        return _mapped(lambda values: values[which], self)
+
+    def padded(self, at: int, count: int) -> "Unpolished":
+        """`count` of them from `at` on; what is missing is filled up, with -1 for a row."""
+        few = _mapped(lambda values: values[at : at + count], self)
+        missing = count - len(few.rows)
+        full = _mapped(lambda values: torch.cat([values, values[:1].expand(missing, *values.shape[1:])]), few)
+        full.rows[count - missing :] = -1
+        return full
 
 
 def _polished(
@@ -177,8 +197,8 @@ def _polished(
     Returns those that may gain by a further one.
     """
     still = []
-    for at in range(0, len(images[0]), query.batch):
-        rows, start, room, best, size, last = _padded(images, at, query.batch)
+    for at in range(0, len(images.rows), query.batch):
+        rows, start, room, best, size, last = images.padded(at, query.batch)
         change = last.look(room, best)
         excess = query.margins(from_levels(start + change).view(-1, *shape), rows) - floor
         last, worth = last.learn(room, best, change, excess)
@@ -188,33 +208,15 @@ def _polished(
         size = torch.where(better, changed, size)
         real = rows >= 0
         result[rows[real]] = (start + best)[real]
-        still.append(_picked((rows, start, room, best, size, last), real & worth))
-    return [images for images in still if len(images[0])]
-
-
-def _picked(images: Unpolished, which: Tensor) -> Unpolished:
-    return _mapped(lambda values: values[which], images)
-
-
-def _together(parts: Sequence[Unpolished]) -> Unpolished:
-    return _mapped(lambda *values: torch.cat(values), *parts)
-
-
-def _padded(images: Unpolished, at: int, count: int) -> Unpolished:
-    """`count` of them from `at` on; what is missing is filled up, with -1 for a row."""
-    missing = max(0, at + count - len(images[0]))
-    few = _mapped(lambda values: values[at : at + count], images)
-    full = _mapped(lambda values: torch.cat([values, values[:1].expand(missing, *values.shape[1:])]), few)
-    full[0][count - missing :] = -1
-    return full
+        still.append(Unpolished(rows, start, room, best, size, last).picked(real & worth))
+    return [images for images in still if len(images.rows)]
 
 
 def _mapped(of: Callable[..., Tensor], *parts: Any) -> Any:
-    """`of` the tensors at the same place in tuples, which may hold tuples, of the same kind."""
+    """`of` the tensors at the same place in named tuples of one kind, which may hold named tuples."""
     if isinstance(parts[0], Tensor):
         return of(*parts)
-    inner = [_mapped(of, *place) for place in zip(*parts, strict=True)]
-    return type(parts[0])(*inner) if hasattr(parts[0], "_fields") else tuple(inner)
+    return type(parts[0])(*(_mapped(of, *place) for place in zip(*parts, strict=True)))
 
 
 def _already_wrong(query: Query, look: Look, rows: Tensor) -> Tensor:

@@ -62,6 +62,7 @@ def minimal(batch: int) -> list[Peer]:
                  alpha=level / 255 / 4), batch)
             for level in (1, 2, 3, 4)
         ),
+        Peer("PGD 20, ever larger (torchattacks)", "linf", _pgd_in_turn, batch),
         Peer("PDPGD L1 200 (adv-lib)", "l1", _pdpgd(1.0), batch),
         Peer("FMN L1 100 (adv-lib)", "l1", _adv_lib("fast_minimum_norm", "fmn", norm=1.0, steps=100), batch),
         Peer("EAD 5 x 200 (foolbox)", "l1", _foolbox("EADAttack", binary_search_steps=5, steps=200,
@@ -127,6 +128,19 @@ def _torchattacks(name: str, **settings: Any) -> Run:
         return found
 
     return run
+
+
+def _pgd_in_turn(net: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    """PGD as an attack that looks for the smallest Linf: with the next larger budget where the rounded image fails."""
+    found, left = images.clone(), torch.arange(len(images))
+    for level in range(1, 33):
+        if not len(left):
+            break
+        run = _torchattacks("PGD", eps=level / 255, steps=20, alpha=level / 255 / 4)
+        found[left] = (run(net, images[left], labels[left]) * 255).round() / 255
+        with torch.no_grad():
+            left = left[net(found[left]).argmax(dim=1) == labels[left]]
+    return found
 
 
 def _foolbox(name: str, **settings: Any) -> Run:
