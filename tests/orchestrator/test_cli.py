@@ -82,7 +82,7 @@ def test_commands_in_one_process_leave_no_threads(trained: Path, face_folder: Pa
     deadline = time.monotonic() + 10
     while threading.active_count() > before and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert threading.active_count() == before
+    assert threading.active_count() <= before
 
 
 def test_predict_prints_the_class_and_its_probability(
