@@ -18,7 +18,11 @@ from attacks.query import Ledger
 Attack = Callable[..., Tensor]
 
 # What they try until one fools, or to the end, where the default would take seconds.
-FEW: dict[str, dict[str, int]] = {"robust": {"steps": 10, "queries": 50}, "square": {"queries": 100}}
+FEW: dict[str, dict[str, int]] = {
+    "robust": {"steps": 10, "queries": 50},
+    "square": {"queries": 100},
+    "hopskipjump": {"queries": 400},
+}
 
 
 def quick(name: str) -> Attack:
