@@ -3,7 +3,7 @@
 At each look the net is taken to be linear within some grey levels of the present change. The smallest change there that
 crosses the border: values that gain most for their price go as far as they may, all others back towards zero (in L0 all
 the way, for a pixel part of the way back still counts). How far the model is trusted follows from how well it foretold
-the last margin.
+the last margin; an image that was never fooled is not trusted less.
 """
 
 from typing import NamedTuple
@@ -102,6 +102,8 @@ class SparseWalk:
         self.depth = torch.where(begins, gap, self.depth)
         error = (self.before - gap - self.promised).abs() / self.gross.clamp(min=1e-12)
         factor = torch.where(error < self.error[0], 1.5, torch.where(error > self.error[1], 0.5, 1.0))
+        # Small steps are for who has something to lose; before, the way to the border may be long and all of it bent.
+        factor = torch.where(found, factor, factor.clamp(min=1.0))
         self.trust = torch.where(begins, self.first, (self.trust * factor).clamp(*TRUST))
         self.v = torch.where(begins.unsqueeze(1), slope, self.memory * self.v + (1 - self.memory) * slope)
         aim = AIM[0] * (AIM[1] / AIM[0]) ** late * self.depth
@@ -124,6 +126,8 @@ class SparseWalk:
         kept = (self._groups(at) != 0).any(dim=1) & found.unsqueeze(1)
         loyal = self.loyalty + (1 - self.loyalty) * (trust / TRUST[1])
         worth = (gain if self.norm == "l0" else self.v.abs()) * torch.where(kept, loyal, 1.0)
+        # What can go no further would else take the places of the crowd.
+        worth = torch.where(gain > 0, worth, 0.0)
         order = worth.sort(dim=1, descending=True, stable=True).indices
         promised = gain.gather(1, order)
         before = promised.cumsum(dim=1) - promised

@@ -166,6 +166,43 @@ def test_a_net_that_is_flat_at_the_image_does_not_send_the_search_astray() -> No
     assert float((found - image).norm()) < 1.1 * 0.627
 
 
+class FarAndBent(torch.nn.Module):
+    """Margin 4 t^6 + 0.02 t - 1 at a distance t / `near` from grey along a random direction: 0 at t = 0.78."""
+
+    def __init__(self, near: float) -> None:
+        super().__init__()
+        weight = torch.randn(144, generator=torch.Generator().manual_seed(0))
+        self.weight = near * weight / weight.norm()
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        t = ((images - 128 / 255).flatten(1) @ self.weight).clamp(min=0)
+        return torch.stack([torch.zeros_like(t), 4 * t**6 + 0.02 * t - 1], dim=1)
+
+
+@pytest.mark.parametrize("near", [0.5, 0.3])
+def test_l1_reaches_a_border_that_many_values_must_go_all_the_way_for(near: float) -> None:
+    """The net is monotone in each value, so that the smallest L1 is that of its steepest values, gone all the way."""
+    net, image = FarAndBent(near), torch.full((1, 1, 12, 12), 128 / 255)
+    found = dx(net, image, torch.zeros(1, dtype=torch.int64), norm="l1", effort="fast")
+    assert net(found).argmax(dim=1).item() == 1
+    room = torch.where(net.weight > 0, 127.0, 128.0) / 255
+    order = net.weight.abs().argsort(descending=True)
+    reached, spent = (net.weight.abs() * room)[order].cumsum(0), room[order].cumsum(0)
+    border = next(t / 1000 for t in range(1000) if 4 * (t / 1000) ** 6 + 0.02 * t / 1000 >= 1)
+    assert (found - image).abs().sum() <= 1.02 * spent[int((reached >= border).nonzero()[0])]
+
+
+@pytest.mark.parametrize(("best", "trust"), [(torch.inf, 16.0), (9.0, 8.0)])
+def test_a_model_that_foretold_badly_is_trusted_less_only_once_the_image_has_fooled(best: float, trust: float) -> None:
+    walk = SparseWalk(1, torch.Size((1, 4, 4)), 9, norm="l1", trust=16.0, error=(0.07, 0.2), memory=0.5)
+    room = Room(torch.full((1, 16), -99.0), torch.full((1, 16), 99.0))
+    change = torch.zeros(1, 16)
+    for step, smallest in enumerate((torch.inf, best)):  # the margin stays where it was, whatever was promised
+        walk.learn(room, change, torch.tensor([5.0]), torch.ones(1, 16), torch.tensor([step]), torch.tensor([smallest]))
+        change = walk.propose(room)
+    assert walk.trust.tolist() == [trust]
+
+
 def test_looks_at_which_the_net_bends_do_not_count_up_to_as_many_again() -> None:
     """One slot sees the same slope at every look, another each time one at right angles to all before."""
     walk, looks = L2Walk(2, torch.Size((1, 4, 4)), 6, turn=(0.65, 0.65)), torch.zeros(2, dtype=torch.int64)
