@@ -33,22 +33,19 @@ class Pruning(NamedTuple):
     def look(self, room: Room, best: Tensor) -> Tensor:
         far = torch.where(best > 0, room.high, torch.where(best < 0, room.low, 0.0))
         gain = self._groups(self.slope * far).sum(dim=1)
-        gain = torch.where(self._changed(best) & self.untried, gain, torch.inf)
+        gain = torch.where(_touched(self._groups(best)) & self.untried, gain, torch.inf)
         place = gain.argsort(dim=1, stable=True).argsort(dim=1)
         stays = (place >= self.many.unsqueeze(1)) | (gain == torch.inf)
         return (self._groups(far) * stays.unsqueeze(1)).flatten(1)
 
     def learn(self, room: Room, best: Tensor, change: Tensor, excess: Tensor) -> tuple["Pruning", Tensor]:
-        fooled, before, after = excess > 0, self._changed(best), self._changed(change)
+        fooled, before, after = excess > 0, _touched(self._groups(best)), _touched(self._groups(change))
         in_vain = ~fooled & (self.many == 1)
         untried = self.untried & ~(in_vain.unsqueeze(1) & before & ~after)
         left = torch.where(fooled.unsqueeze(1), after, before)
         many = torch.where(fooled, self.many, self.many // 2)
         many = torch.minimum(many, left.sum(dim=1) // 2).clamp(min=1)
         return Pruning(self.slope, untried, many), (left & untried).any(dim=1) & (left.sum(dim=1) > 1)
-
-    def _changed(self, change: Tensor) -> Tensor:
-        return (self._groups(change) != 0).any(dim=1)
 
     def _groups(self, values: Tensor) -> Tensor:
         return values.view(len(values), -1, self.untried.shape[1])
@@ -83,7 +80,7 @@ class SparseWalk:
 
     def size(self, change: Tensor) -> Tensor:
         if self.norm == "l0":
-            return (self._groups(change) != 0).any(dim=1).sum(dim=1).float()
+            return _touched(self._groups(change)).sum(dim=1).float()
         return change.abs().sum(dim=1)
 
     def propose(self, room: Room) -> Tensor:
@@ -92,7 +89,7 @@ class SparseWalk:
     def last(self) -> "Pruning | None":
         if self.norm != "l0":
             return None
-        changed = (self._groups(self.at) != 0).any(dim=1)
+        changed = _touched(self._groups(self.at))
         return Pruning(self.v, torch.ones_like(changed), (changed.sum(dim=1) // 2).clamp(min=1))
 
     def learn(self, room: Room, change: Tensor, gap: Tensor, slope: Tensor, step: Tensor, best: Tensor) -> Tensor:
@@ -123,7 +120,7 @@ class SparseWalk:
         # 0 where the slope has turned and trust ends short of home, as it may in L0: such a pixel goes home.
         way = ((ahead - back) * sign).clamp(min=0)
         gain = self._groups(self.v.abs() * way).sum(dim=1)
-        kept = (self._groups(at) != 0).any(dim=1) & found.unsqueeze(1)
+        kept = _touched(self._groups(at)) & found.unsqueeze(1)
         loyal = self.loyalty + (1 - self.loyalty) * (trust / TRUST[1])
         worth = (gain if self.norm == "l0" else self.v.abs()) * torch.where(kept, loyal, 1.0)
         # What can go no further would else take the places of the crowd.
@@ -145,3 +142,8 @@ class SparseWalk:
 
     def _values(self, groups: Tensor) -> Tensor:
         return groups.unsqueeze(1).expand(-1, self.together, -1).flatten(1)
+
+
+def _touched(groups: Tensor) -> Tensor:
+    """Which pixels (B, pixels) of a change (B, channels, pixels) are changed."""
+    return (groups != 0).any(dim=1)
