@@ -19,6 +19,7 @@ from models.checkpoint import ModelCard, save
 from models.images import encode_png
 from orchestrator.cli import EXAMPLES, main, parser
 from orchestrator.store import parts, read_rows
+from tests.cluster.machines import wait_until
 
 Said = tuple[int, str, str]
 
@@ -87,10 +88,7 @@ def test_commands_in_one_process_leave_no_threads(trained: Path, face_folder: Pa
     before = threading.active_count()
     for _ in range(3):
         main(["predict", str(next(face_folder.rglob("*.png"))), "--model", str(trained)])
-    deadline = time.monotonic() + 10
-    while threading.active_count() > before and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert threading.active_count() <= before
+    wait_until(lambda: threading.active_count() <= before, 10)
 
 
 def test_predict_prints_the_class_and_its_probability(
