@@ -79,18 +79,17 @@ NORMS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] 
 class Rank:
     """Score: how far the logit of the `place`-th likeliest other class lies over the label's; 0 is the margin.
 
-    Keeps what it was last shown: the scores `ahead` (M,) and the number of other classes there are.
+    Keeps the number of other classes there are.
     """
 
     def __init__(self, place: int) -> None:
-        self.place, self.others, self.ahead = place, 0, torch.zeros(0)
+        self.place, self.others = place, 0
 
     def __call__(self, logits: Tensor, labels: Tensor, targets: Tensor | None = None) -> Tensor:
         column = labels.unsqueeze(1)
         others = logits.scatter(1, column, -torch.inf).topk(self.place + 1, dim=1).values[:, self.place]
-        score = others - logits.gather(1, column).squeeze(1)
-        self.others, self.ahead = logits.shape[1] - 1, score.detach()
-        return score
+        self.others = logits.shape[1] - 1
+        return others - logits.gather(1, column).squeeze(1)
 
 
 class Borders(Query):
@@ -122,14 +121,14 @@ class Borders(Query):
             return look
         rank = Rank(0)
         nearest = super().gradients(points, rows, rank)
-        self.ahead, distance = rank.ahead, self._distance(nearest.slope, rank.ahead, rows)
+        self.ahead, distance = nearest.score, self._distance(nearest.slope, nearest.score, rows)
         for place in range(1, min(self.classes, rank.others)):
             rank = Rank(place)
-            slope = super().gradients(points, rows, rank).slope
-            other = self._distance(slope, rank.ahead, rows)
+            look = super().gradients(points, rows, rank)
+            other = self._distance(look.slope, look.score, rows)
             nearer = other < distance
-            nearest = nearest._replace(slope=torch.where(nearer.view(-1, 1, 1, 1), slope, nearest.slope))
-            self.ahead, distance = torch.where(nearer, rank.ahead, self.ahead), torch.where(nearer, other, distance)
+            nearest = nearest._replace(slope=torch.where(nearer.view(-1, 1, 1, 1), look.slope, nearest.slope))
+            self.ahead, distance = torch.where(nearer, look.score, self.ahead), torch.where(nearer, other, distance)
         return nearest
 
     def _distance(self, slope: Tensor, ahead: Tensor, rows: Tensor) -> Tensor:

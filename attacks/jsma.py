@@ -73,10 +73,10 @@ class Jacobian(Query):
         self.others = super().gradients(points, rows, other_logits).slope
         return super().gradients(points, rows, wanted_logit)
 
-    def _checked(self, logits: Tensor, owner: Tensor) -> Tensor:
+    def _checked(self, logits: Tensor, owner: Tensor, count: int) -> Tensor:
         if logits.dim() == 2 and logits.shape[1] == 1:
             logits = torch.cat([-logits / 2, logits / 2], dim=1)
-        return super()._checked(logits, owner)
+        return super()._checked(logits, owner, count)
 
 
 class PairWalk:

@@ -1,10 +1,11 @@
 """The only way an attack looks at a net: one fixed batch shape, frozen weights, every look counted.
 
 Kernels round differently at other batch shapes, so a face attacked alone would end elsewhere than the same face in a
-crowd. Every evaluation here is padded to the same shape, whoever asks and for however many images.
+crowd. Every evaluation here is padded to the same shape, whoever asks and for however many images; to a half, a quarter
+or less of it where the net is seen to answer the same there, to the bit.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from types import TracebackType
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from attacks.folding import Swap, fold, unfold
+from attacks.steadiness import Ask, steady
 
 FLOOR = 1e-3  # a margin (in logits) that another batch shape, layout or thread count does not round away
 KEPT = 64  # answers of an image
@@ -21,6 +23,7 @@ KEPT = 64  # answers of an image
 # same time by 16 and by 32, a tenth more by 8), and the fewer, the fewer places are empty while the last images are
 # done. A GPU wants hundreds: `batch=256`.
 BATCH = 16
+LEAST = 2  # a single point is done by other kernels everywhere (products of a matrix with a vector)
 
 Score = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
@@ -72,11 +75,13 @@ def _hash(point: Tensor) -> int:
 
 
 class Look(NamedTuple):
-    """What the net shows at M points: `margin` (M,), `slope` (M, C, H, W) per [0, 1] pixel unit, `predicted` (M,)."""
+    """What the net shows at M points: `margin` (M,), `predicted` (M,), and of what was asked for, the margin or another
+    score, `score` (M,) and its `slope` (M, C, H, W) per [0, 1] pixel unit."""
 
     margin: Tensor
     slope: Tensor
     predicted: Tensor
+    score: Tensor
 
 
 def two_class(logits: Tensor) -> Tensor:
@@ -145,7 +150,7 @@ class Query:
     Inside the context the net is in eval mode and its weights are frozen (only the inputs' gradient is computed);
     outside, every module's training flag and every weight's `requires_grad` are what they were.
 
-    `rows` says to which image each point belongs, int64 (M,); -1 is padding: evaluated, neither checked nor counted.
+    `rows` says to which image each point belongs, int64 (M,); -1 is padding: not counted, its answer means nothing.
     """
 
     def __init__(
@@ -183,14 +188,13 @@ class Query:
 
     def logits(self, points: Tensor, rows: Tensor) -> Tensor:
         """Logits (M, classes) at points (M, C, H, W) in [0, 1], counted as one forward each."""
-        found = []
-        with torch.no_grad():
-            for chunk, owner, asked in self._chunks(points, rows):
-                logits = self._checked(self.net(chunk).to(points.device), owner)[: len(owner)]
-                self.ledger.note(asked, owner, logits)
-                found.append(logits)
+        real, found = _real(rows), []
+        for chunk, owner, asked in self._chunks(points[real], rows[real], "logits", self._said):
+            logits = self._checked(self._said(chunk)[0].to(points.device), owner, len(chunk))[: len(owner)]
+            self.ledger.note(asked, owner, logits)
+            found.append(logits)
         self._count(self.ledger.forwards, rows)
-        return torch.cat(found)
+        return _spread(torch.cat(found), real, len(rows))
 
     def margins(self, points: Tensor, rows: Tensor) -> Tensor:
         """Margins (M,) at points (M, C, H, W), counted as one forward each."""
@@ -205,40 +209,70 @@ class Query:
         A net whose logits do not depend on the input has gradient zero; so has a pixel whose gradient is not finite,
         for it tells no direction.
         """
-        margins, slopes, predicted = [], [], []
-        for chunk, owner, asked in self._chunks(points, rows):
-            image = torch.nn.functional.pad(owner.clamp(min=0), (0, self.batch - len(owner)))
+        real = _real(rows)
+        margins, slopes, predicted, scores = [], [], [], []
+        for chunk, owner, asked in self._chunks(points[real], rows[real], "slopes", self._said_and_slope):
+            image = torch.nn.functional.pad(owner.clamp(min=0), (0, len(chunk) - len(owner)))
             labels, targets = self.labels[image], None if self.targets is None else self.targets[image]
             with torch.enable_grad():
                 chunk.requires_grad_(True)
-                logits = self._checked(self.net(chunk).to(points.device), owner)
-                total = score(logits, labels, targets).sum()
+                logits = self._checked(self.net(chunk).to(points.device), owner, len(chunk))
+                scored = score(logits, labels, targets)
+                total = scored.sum()
             self.ledger.note(asked.detach(), owner, logits.detach()[: len(owner)])
             slope = torch.autograd.grad(total, chunk)[0] if total.requires_grad else torch.zeros_like(chunk)
             margins.append(margin(logits.detach(), labels, targets)[: len(owner)])
             predicted.append(logits.detach()[: len(owner)].argmax(dim=1))
+            scores.append(scored.detach()[: len(owner)])
             slopes.append(slope.to(points.device).nan_to_num(0, 0, 0).contiguous()[: len(owner)])
         self._count(self.ledger.gradients, rows)
-        return Look(torch.cat(margins), torch.cat(slopes), torch.cat(predicted))
+        return Look(*(_spread(torch.cat(found), real, len(rows)) for found in (margins, slopes, predicted, scores)))
 
-    def _chunks(self, points: Tensor, rows: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
+    def _chunks(self, points: Tensor, rows: Tensor, what: str, ask: Ask) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """What the net is given, padded and on its device, whose points they are, and the points as they came."""
-        _, channels, height, width = points.shape
-        weight = next(self.net.parameters(), points)  # an attack may work on the CPU while the net is on a GPU
-        chunks = []
         for start in range(0, len(points), self.batch):
             part = points[start : start + self.batch]
-            # Written-out strides: a 1-channel tensor counts as contiguous in both layouts, so asking for channels-last
-            # changes nothing and the convolutions take their slow path.
-            strides = (channels * height * width, 1, width * channels, channels)
-            padded = torch.empty_strided((self.batch, *points.shape[1:]), strides, device=weight.device)
-            padded[: len(part)] = part
-            padded[len(part) :] = part[:1]
-            chunks.append((padded, rows[start : start + self.batch], part))
-        return chunks
+            shape = self._shape(part, what, ask)
+            yield self._laid_out(part, shape), rows[start : start + self.batch], part
 
-    def _checked(self, logits: Tensor, owner: Tensor) -> Tensor:
-        if logits.dim() != 2 or len(logits) != self.batch:
+    def _shape(self, part: Tensor, what: str, ask: Ask) -> int:
+        """How many points the net is given at once for these few: `batch`, or the least half of it that is the same."""
+        shape = self.batch
+        while shape % 2 == 0 and shape // 2 >= max(len(part), LEAST):
+            shape //= 2
+        if shape < self.batch:
+            lights = torch.linspace(1, 0.5, self.batch, device=part.device).view(-1, 1, 1, 1)  # all different
+            sample = self._laid_out(part[:1] * lights, self.batch)
+        while shape < self.batch and not steady(self.net, what, ask, shape, sample):
+            shape *= 2
+        return shape
+
+    def _laid_out(self, part: Tensor, count: int) -> Tensor:
+        """Points as the net is given them: on its device, the first again until there are `count`."""
+        _, channels, height, width = part.shape
+        weight = next(self.net.parameters(), part)  # an attack may work on the CPU while the net is on a GPU
+        # Written-out strides: a 1-channel tensor counts as contiguous in both layouts, so asking for channels-last
+        # changes nothing and the convolutions take their slow path.
+        strides = (channels * height * width, 1, width * channels, channels)
+        padded = torch.empty_strided((count, *part.shape[1:]), strides, device=weight.device)
+        padded[: len(part)] = part
+        padded[len(part) :] = part[:1]
+        return padded
+
+    def _said(self, points: Tensor) -> tuple[Tensor, ...]:
+        with torch.no_grad():
+            return (self.net(points),)
+
+    def _said_and_slope(self, points: Tensor) -> tuple[Tensor, ...]:
+        with torch.enable_grad():
+            points = points.detach().requires_grad_(True)
+            logits = self.net(points)
+            total = (logits * torch.linspace(-1, 1, logits.shape[1], device=logits.device)).sum()
+        slope = torch.autograd.grad(total, points)[0] if total.requires_grad else torch.zeros_like(points)
+        return logits.detach(), slope
+
+    def _checked(self, logits: Tensor, owner: Tensor, count: int) -> Tensor:
+        if logits.dim() != 2 or len(logits) != count:
             raise ValueError(f"a net must return logits (N, classes), {self._name} gave {tuple(logits.shape)}")
         logits = two_class(logits.float())
         largest = int(max(self.labels.max(), -1 if self.targets is None else self.targets.max()))
@@ -255,3 +289,16 @@ class Query:
     @property
     def _name(self) -> str:
         return f"the net {type(self.net).__name__}"
+
+
+def _real(rows: Tensor) -> Tensor:
+    """Numbers of the points that are no padding; of the first where all are, for the shape of an answer."""
+    real = (rows >= 0).nonzero().flatten()
+    return real if len(real) else torch.zeros_like(rows[:1])
+
+
+def _spread(found: Tensor, real: Tensor, count: int) -> Tensor:
+    """What was found for the points that are `real`, in their places among `count`."""
+    if len(real) == count:
+        return found
+    return found.new_zeros(count, *found.shape[1:]).index_copy_(0, real.to(found.device), found)

@@ -249,9 +249,28 @@ class Logits(nn.Linear):
         return (features[:, None] * self.weight).sum(-1) + self.bias
 
 
+class Dense(nn.Linear):
+    """`nn.Linear` on `(N, features)` whose answer for a row is the same to the bit, however many are asked about.
+
+    Products of matrices round otherwise at other numbers of rows; on a CPU rows of zeros make them a multiple of 16.
+    """
+
+    ROWS = 16
+
+    def forward(self, features: Tensor) -> Tensor:
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]
+            return nn.functional.linear(features, self.weight, self.bias)
+        if torch.compiler.is_compiling():
+            return nn.functional.linear(features, self.weight, self.bias)
+        missing = -len(features) % self.ROWS
+        if missing == 0 or features.device.type != "cpu":
+            return nn.functional.linear(features, self.weight, self.bias)
+        return nn.functional.linear(nn.functional.pad(features, (0, 0, 0, missing)), self.weight, self.bias)[:-missing]
+
+
 def head(features: int, classes: int, *, hidden: int = 50) -> nn.Sequential:
     """`(N, C, H, W)` with `C*H*W == features` -> logits `(N, classes)`, through one dense layer of `hidden`."""
-    return nn.Sequential(nn.Flatten(), nn.Linear(features, hidden), nn.ReLU(inplace=True), Logits(hidden, classes))
+    return nn.Sequential(nn.Flatten(), Dense(features, hidden), nn.ReLU(inplace=True), Logits(hidden, classes))
 
 
 def check_grid(
