@@ -24,7 +24,7 @@ from attacks.outcome import amplify, score
 from attacks.query import Answers, Query
 from defenses.victim import restore
 from models.checkpoint import ModelCard
-from models.images import decode, encode_png, one_line
+from models.images import decode, encode_png, one_line, quiet_pillow
 from orchestrator.contents import Content, contents
 from orchestrator.inputs import Input
 from orchestrator.object_store import Place
@@ -226,29 +226,30 @@ def _logits(net: nn.Module, saved: Tensor, ledger: Answers) -> Tensor:
 
 def _saved(job: Job, work: Work, modified: Tensor) -> tuple[Tensor, Tensor]:
     """Save the three images of each row; returns original and modified as they were read back from what was saved."""
-    images = {"original": work.originals, "modified": modified, "amplified": amplify(work.originals, modified)}
+    triple = {"original": work.originals, "modified": modified, "amplified": amplify(work.originals, modified)}
+    images = {name: pictures.numpy() for name, pictures in triple.items()}
     read_back: dict[str, list[np.ndarray]] = {name: [] for name in TRIPLE}
-    for i, (row, triple) in enumerate(zip(work.rows, work.triples, strict=True)):
-        for name in TRIPLE:
-            picture = images[name][i].numpy()
-            content = encode_png(picture)
-            place = _place(job.name or triple, name)
-            row[name] = {"bytes": content, "path": str(place)}
-            path = job.out / place
-            if job.png:
-                write_image(path, content)
-            if job.raw:
-                write_image(path.with_suffix(".raw"), picture.tobytes())
-            if name != "amplified":  # which is for people to see
-                saved = content if not job.png else path if isinstance(path, Path) else path.read_bytes()
-                read_back[name].append(decode(saved, size=picture.shape[1:], channels=picture.shape[0]))
+    with quiet_pillow():  # or it is told anew for every image
+        for i, (row, called) in enumerate(zip(work.rows, work.triples, strict=True)):
+            for name, place in _places(job.name or called).items():
+                picture = images[name][i]
+                content = encode_png(picture)
+                row[name] = {"bytes": content, "path": place}
+                path = job.out / place if job.png or job.raw else None
+                if path and job.png:
+                    write_image(path, content)
+                if path and job.raw:
+                    write_image(path.with_suffix(".raw"), picture.tobytes())
+                if name != "amplified":  # which is for people to see
+                    saved = content if not (path and job.png) else path if isinstance(path, Path) else path.read_bytes()
+                    read_back[name].append(decode(saved, size=picture.shape[1:], channels=picture.shape[0]))
     return torch.from_numpy(np.stack(read_back["original"])), torch.from_numpy(np.stack(read_back["modified"]))
 
 
-def _place(triple: str, which: str) -> Path:
+def _places(triple: str) -> dict[str, str]:
     """`triples/sub/adv_face_mod.png`, always below the run's folder, for the modified image of `sub/face.jpg`."""
-    face = Path(*(part for part in Path(triple).parts if part not in ("/", "..")))
-    return Path("triples", face.parent, f"adv_{face.name}_{SHORT[which]}.png")
+    face = Path("triples", *(part for part in Path(triple).parts if part not in ("/", "..")))
+    return {name: f"{face.parent}/adv_{face.name}_{SHORT[name]}.png" for name in TRIPLE}
 
 
 def _score(
