@@ -24,7 +24,7 @@ from models.images import one_line
 from models.victim import payload_name
 from orchestrator.console import Console
 from orchestrator.contents import contents
-from orchestrator.cutting import FIRST, Cutting
+from orchestrator.cutting import FIRST, Cutting, bounds, parts
 from orchestrator.errors import FULL, Interrupted, UserError
 from orchestrator.inputs import Input, absolute, list_inputs
 from orchestrator.listing import difference, fresh, write_list
@@ -177,7 +177,7 @@ def _go_on(
         listed = write_list(out, len(lists), fresh(out, len(lists), inputs))
         console.say(f"update: {listed.inputs:,} inputs are new")
         if listed.inputs:
-            first_part = lists[-1]["first_part"] + Cutting(out, len(lists) - 1, lists[-1]).shards
+            first_part = lists[-1]["first_part"] + sum(1 for _ in bounds(lists[-1]))
             if record.pop("compacted", False):
                 lists[:] = [one | {"compacted": True} for one in lists]
             lists.append(asdict(listed) | {"first_part": first_part, "workers": None, "largest": None})
@@ -227,7 +227,10 @@ def _run(
         if listed["workers"] is None:
             listed["workers"] = crew.at_once
             write_json(out / CONFIG, record)  # before the first shard: its bounds must be the same on a resume
-        cuttings = [Cutting(out, number, one) for number, one in enumerate(lists) if not one.get("compacted")]
+        there = parts(out)
+        cuttings = [
+            Cutting(out, number, one, there=there) for number, one in enumerate(lists) if not one.get("compacted")
+        ]
         if cuttings[-1].measure(pixels):
             write_json(out / CONFIG, record)
         left = sum(cutting.left for cutting in cuttings)

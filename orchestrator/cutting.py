@@ -7,7 +7,7 @@ for its last, hard images with most of its batch empty.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,18 +60,32 @@ def largest_shard(seconds_per_image: float, pixels: int) -> int:
     return max(FIRST, min(in_time, 1 << max(0, most.bit_length() - 1)))
 
 
+def bounds(listed: dict[str, Any]) -> Iterator[tuple[int, int]]:
+    """First and last number of each shard of a list, as `Cutting` has it.
+
+    While `largest` is not known, only the first are as they will be, and may be done.
+    """
+    return cut(listed["inputs"], listed["workers"], lambda: listed["largest"] or MOST)
+
+
+def parts(out: Place) -> Set[int]:
+    """Numbers of the shards, of all lists of a run, that are done by now."""
+    return {int(file.stem[5:]) for file in files(out / "images", "part-*.parquet")}
+
+
 class Cutting:
     """The shards of one list of a run that are still to be done, in order.
 
     Args:
         listed: its entry in `attack.json`: `inputs`, `first_part`, `workers` (as many as when it was begun) and
             `largest`, None until it is measured.
+        there: the parts that are on disk, see `parts`; looked up unless told.
     """
 
-    def __init__(self, out: Place, number: int, listed: dict[str, Any]) -> None:
+    def __init__(self, out: Place, number: int, listed: dict[str, Any], *, there: Set[int] | None = None) -> None:
         self._out, self._number, self._listed = out, number, listed
-        self._cuts = enumerate(self._bounds(), listed["first_part"])
-        self._there = self._parts()
+        self._cuts = enumerate(bounds(listed), listed["first_part"])
+        self._there = parts(out) if there is None else there
         self._taken = 0
 
     def take(self) -> Shard | None:
@@ -95,7 +109,7 @@ class Cutting:
                 seconds = sum(value for name, value in row.items() if name.endswith("_s") and name != "start_s")
                 self._listed["largest"] = largest_shard(seconds / row["images"], pixels)
                 return True
-        there = self._parts()
+        there = parts(self._out)
         if all(self._listed["first_part"] + worker in there for worker in range(self._listed["workers"])):
             # How long they took was not written: the run was killed before, or each was put together of pieces.
             self._listed["largest"] = FIRST
@@ -103,20 +117,7 @@ class Cutting:
         return False
 
     @property
-    def shards(self) -> int:
-        """How many there are in all."""
-        return sum(1 for _ in self._bounds())
-
-    @property
     def left(self) -> int:
         """Images whose shard is to be done."""
-        bounds = enumerate(self._bounds(), self._listed["first_part"])
-        return sum(stop - start for index, (start, stop) in bounds if index not in self._there)
-
-    def _parts(self) -> set[int]:
-        """Numbers of the shards, of all lists, that are done by now."""
-        return {int(file.stem[5:]) for file in files(self._out / "images", "part-*.parquet")}
-
-    def _bounds(self) -> Iterator[tuple[int, int]]:
-        """Those of all shards; while `largest` is not known, only the first are as they will be, and may be done."""
-        return cut(self._listed["inputs"], self._listed["workers"], lambda: self._listed["largest"] or MOST)
+        shards = enumerate(bounds(self._listed), self._listed["first_part"])
+        return sum(stop - start for index, (start, stop) in shards if index not in self._there)
