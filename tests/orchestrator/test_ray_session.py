@@ -1,11 +1,13 @@
 """What fits on a cluster's nodes at a time."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+import ray
 
 from orchestrator import ray_session
-from orchestrator.ray_session import BASE, memory_for_each, slots
+from orchestrator.ray_session import _UNWATCHED, BASE, memory_for_each, slots
 
 SMALL = {"CPU": 4.0, "GPU": 1.0, "memory": 8.0 * 2**30}
 LARGE = {"CPU": 16.0, "memory": 64.0 * 2**30}
@@ -41,3 +43,15 @@ def test_memory_is_shared_out_so_that_no_node_is_promised_more_than_it_has(nodes
     assert each == 8 / 4 - BASE
     assert slots(1, 0, each) >= 4 + 16
     assert memory_for_each(1, 0, at_once=1) == 8 - BASE  # it may be put on either node
+
+
+@pytest.mark.parametrize("name", _UNWATCHED)
+def test_what_a_ray_of_our_own_is_told_is_a_setting_of_this_ray(name: str) -> None:
+    # One that is misspelt, or that another Ray no longer has, would be ignored without a word.
+    package = Path(ray.__file__).parent
+    if name.startswith("RAY_") and name[4:].islower():
+        known = (package / "core/src/ray/raylet/raylet").read_bytes()
+        assert name[4:].encode() in known
+    else:
+        sources = (package / place for place in ("_private", "dashboard", "autoscaler"))
+        assert any(f'"{name}"' in file.read_text() for source in sources for file in source.rglob("*.py"))
