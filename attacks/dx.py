@@ -37,7 +37,7 @@ PLANS: dict[str, dict[str, Plan]] = {
     "l2": {
         "fast": Plan(4, 6, partial(L2Walk, turn=(0.65, 0.65))),
         "default": Plan(6, 6, partial(L2Walk, turn=(0.65, 1.0))),
-        "thorough": Plan(20, 6, partial(L2Walk, turn=(0.65, 0.65))),
+        "thorough": Plan(20, 6, partial(L2Walk, turn=(0.65, 0.05), memory=1)),
     },
     "linf": {
         "fast": Plan(8, 0, partial(LinfWalk, tries=2)),

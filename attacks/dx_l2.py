@@ -2,7 +2,8 @@
 
 At the optimum the change is parallel to the gradient there, so the direction v is a fixed point of "the gradient seen
 along v". Following it alone oscillates; Anderson's mixing of the last few pairs (doi:10.1145/321296.321305) finds it in
-a few looks, and averages away the noise that rounding and the net's kinks put on every gradient.
+a few looks, and averages away the noise that rounding and the net's kinks put on every gradient. Where there are many
+looks, going ever less far from the last direction averages more of it away than the mixing does.
 """
 
 import torch
@@ -10,7 +11,6 @@ from torch import Tensor
 
 from attacks.slots import Ray, Room
 
-MEMORY = 6  # pairs that are mixed
 RIDGE = 0.2  # how far the mixing leans to plain averaging, against noise
 FIRST = 0.85  # share of the way to the linear model's border that the first look goes: margins mostly curve towards it
 # The margin aimed at, as a share of the first gap, at the first and the last look: most looks must fool.
@@ -25,16 +25,19 @@ class L2Walk:
     """Direction `v` (B, D) of unit length and radius `r` (B,) in grey levels; the change is round(r v) in the room.
 
     turn: how far to trust each new direction against the one it was seen along, at the first look and the last.
+    memory: pairs that are mixed; with 1 it is the last alone.
     """
 
-    def __init__(self, slots: int, shape: torch.Size, steps: int, *, turn: tuple[float, float]) -> None:
+    def __init__(
+        self, slots: int, shape: torch.Size, steps: int, *, turn: tuple[float, float], memory: int = 6
+    ) -> None:
         values = shape.numel()
-        self.steps, self.turn = steps, turn
+        self.steps, self.turn, self.memory = steps, turn, memory
         self.v, self.r, self.slope = torch.zeros(slots, values), torch.zeros(slots), torch.zeros(slots, values)
         self.depth, self.failures = torch.zeros(slots), torch.zeros(slots)  # the first gap; misses in a row
         self.turns, self.uncounted = torch.zeros(2, slots, dtype=torch.int64)  # looks that turned; that do not count
-        self.seen, self.moved = torch.zeros(2, slots, MEMORY, values)
-        self.products = torch.zeros(slots, MEMORY, MEMORY)
+        self.seen, self.moved = torch.zeros(2, slots, memory, values)
+        self.products = torch.zeros(slots, memory, memory)
 
     def size(self, change: Tensor) -> Tensor:
         return change.square().sum(dim=1).sqrt()
@@ -90,12 +93,12 @@ class L2Walk:
 
     def _mix(self, seen: Tensor, step: Tensor, turn: Tensor) -> Tensor:
         """The next direction (B, D) from `seen` at the current one and the pairs before; `turn` (B,) is trust in it."""
-        place = (step - 1).clamp(min=0) % MEMORY
+        place = (step - 1).clamp(min=0) % self.memory
         slots = torch.arange(len(step))
         self.seen[slots, place], self.moved[slots, place] = seen, seen - self.v
         row = (self.moved @ (seen - self.v).unsqueeze(2)).squeeze(2)
         self.products[slots, place], self.products[slots, :, place] = row, row
-        used = torch.arange(MEMORY) < step.unsqueeze(1)
+        used = torch.arange(self.memory) < step.unsqueeze(1)
         both = used.unsqueeze(1) & used.unsqueeze(2)
         diagonal = torch.diagonal(self.products, dim1=1, dim2=2)
         lean = RIDGE * (diagonal * used).sum(dim=1) / used.sum(dim=1).clamp(min=1) + 1e-9
