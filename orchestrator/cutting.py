@@ -3,7 +3,7 @@
 Factoring (Hummel, Schonberg and Flynn 1992, doi:10.1145/135226.135232): in each round all workers get shards of one
 size, together a share of what is left, so the first are large and the last small, and all workers end together. The
 share is large, and what it would leave is not left where it is little, for each shard costs: at its end an attack waits
-for its last, hard images with most of its batch empty.
+for its last, hard images, and few images take longer each than many.
 """
 
 import math
@@ -16,7 +16,7 @@ from orchestrator.store import read_table
 
 FIRST = 64  # images of each worker's first shard, by which the cost of an image is measured
 SHARE = 0.9  # of what is left, to be taken in a round; it was seen to leave few shards and workers that end together
-LITTLE = 16  # images for each worker: a round of them would cost more than it evens out
+LITTLE = 4  # images for each worker: a round of them would cost more than it evens out
 SECONDS = 60.0  # of a shard, about: what a kill may undo, and how often the progress moves
 MOST = 2048
 _BYTES = 256 * 2**20  # of memory for the images of a shard

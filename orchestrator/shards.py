@@ -241,7 +241,7 @@ def _saved(job: Job, work: Work, modified: Tensor) -> tuple[Tensor, Tensor]:
                 if path and job.raw:
                     write_image(path.with_suffix(".raw"), picture.tobytes())
                 if name != "amplified":  # which is for people to see
-                    saved = content if not (path and job.png) else path if isinstance(path, Path) else path.read_bytes()
+                    saved = path.read_bytes() if path and job.png else content
                     read_back[name].append(decode(saved, size=picture.shape[1:], channels=picture.shape[0]))
     return torch.from_numpy(np.stack(read_back["original"])), torch.from_numpy(np.stack(read_back["modified"]))
 

@@ -15,11 +15,11 @@ from orchestrator.store import write_bytes, write_table
 @pytest.mark.parametrize("workers", [1, 2, 64])
 @pytest.mark.parametrize("largest", [64, 512, 2048])
 def test_every_input_is_in_one_shard_and_none_is_too_large(inputs: int, workers: int, largest: int) -> None:
-    bounds = list(cut(inputs, workers, lambda: largest))
-    assert bounds[0][0] == 0
-    assert bounds[-1][1] == inputs
-    assert all(stop == start for (_, stop), (start, _) in pairwise(bounds))
-    sizes = [stop - start for start, stop in bounds]
+    shards = list(cut(inputs, workers, lambda: largest))
+    assert shards[0][0] == 0
+    assert shards[-1][1] == inputs
+    assert all(stop == start for (_, stop), (start, _) in pairwise(shards))
+    sizes = [stop - start for start, stop in shards]
     assert min(sizes) >= 1
     assert max(sizes) <= largest
     assert all(size == FIRST for size in sizes[:workers][:-1])
@@ -32,8 +32,8 @@ def test_the_last_rounds_are_smaller_and_none_is_too_small() -> None:
     def sizes(inputs: int) -> list[int]:
         return [stop - start for start, stop in cut(inputs, 2, lambda: 2048)]
 
-    assert sizes(6_000) == [64, 64, 2048, 2048, 800, 800, 88, 88]  # not 79, which would leave 9 for each
-    assert sizes(7_129) == [64, 64, 2048, 2048, 1308, 1308, 145, 144]
+    assert sizes(6_000) == [64, 64, 2048, 2048, 800, 800, 80, 80, 8, 8]
+    assert sizes(7_129) == [64, 64, 2048, 2048, 1308, 1308, 131, 131, 14, 13]  # not 13, which would leave 1 for each
 
 
 def test_a_shard_ends_in_time_and_fits_in_memory() -> None:
