@@ -8,11 +8,13 @@ import numpy as np
 from models.face_listing import FacesError
 
 CLASSES = ("male", "female")
+FEW = 12  # different numbers that are classes as they are; of more, such as ages, tenths of the faces are
+TENTHS = np.arange(1, 10) / 10
 
 _MEANINGS = dict.fromkeys(("male", "man", "men", "m"), "male") | dict.fromkeys(
     ("female", "woman", "women", "f", "w"), "female"
 )
-_UTKFACE = regex(r"\d{1,3}_([01])_[0-4]_\d{8,}(?![\d_])")  # some published names lack the dot after the time
+_UTKFACE = regex(r"(\d{1,3})_([01])_([0-4])_\d{8,}(?![\d_])")  # some published names lack the dot after the time
 
 
 def class_index(text: str, classes: tuple[str, ...]) -> int | None:
@@ -30,7 +32,24 @@ def class_index(text: str, classes: tuple[str, ...]) -> int | None:
 def label_of_utkface(filename: str) -> int | None:
     """0 male or 1 female by a UTKFace file name; None unless age, gender, race and time are all there."""
     match = _UTKFACE.match(filename)
-    return int(match[1]) if match else None
+    return int(match[2]) if match else None
+
+
+def told_by_utkface(filename: str) -> dict[str, int]:
+    """Age in years and race, 0 to 4, by a UTKFace file name; nothing where it is none."""
+    match = _UTKFACE.match(filename)
+    return {"age": int(match[1]), "race": int(match[3])} if match else {}
+
+
+def groups(values: np.ndarray) -> np.ndarray:
+    """Numbers (N,), NaN where there is none, as the classes to be learnt: int64 (N,) from 0 up, -1 where there is none.
+
+    Few different numbers are a class each; many are ten classes with as many faces each, as far as that goes.
+    """
+    known = ~np.isnan(values)
+    different = np.unique(values[known])
+    edges = different[1:] if len(different) <= FEW else np.unique(np.quantile(values[known], TENTHS))
+    return np.where(known, np.searchsorted(edges, values, side="right"), -1).astype(np.int64)
 
 
 def gender_labels(

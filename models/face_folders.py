@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from models.face_classes import CLASSES, class_index, gender_labels, label_of_utkface
+from models.face_classes import CLASSES, class_index, gender_labels, groups, label_of_utkface, told_by_utkface
 from models.face_listing import FacesError, Listing, Wanted, decode_into, existing
 from models.images import IMAGE_SUFFIXES
 
@@ -26,9 +26,16 @@ def list_utkface(place: str, wanted: Wanted) -> Listing:
     labels, classes = gender_labels(spec, np.array(list(labelled.values()), np.int64), wanted.classes)
     if wanted.unlabelled:
         labels = np.append(labels, np.full(len(unlabelled), -1))
-        return _file_listing(root, [*labelled, *unlabelled], labels, classes, skipped, wanted)
+        return _with_told(_file_listing(root, [*labelled, *unlabelled], labels, classes, skipped, wanted), wanted)
     skipped += [(_printable(file), "the file name is not age_gender_race_datetime") for file in unlabelled]
-    return _file_listing(root, list(labelled), labels, classes, skipped, wanted)
+    return _with_told(_file_listing(root, list(labelled), labels, classes, skipped, wanted), wanted)
+
+
+def _with_told(listing: Listing, wanted: Wanted) -> Listing:
+    """A listing of UTKFace with what its names tell beside the gender, as far as it is wanted."""
+    told = [told_by_utkface(name.rpartition("/")[2]) for name in listing.names]
+    columns = {name: [one.get(name, np.nan) for one in told] for name in wanted.beside if name in ("age", "race")}
+    return listing._replace(beside={name: groups(np.array(values, np.float64)) for name, values in columns.items()})
 
 
 def list_folder(place: str, wanted: Wanted) -> Listing:

@@ -5,10 +5,11 @@ spec; only the rows that are wanted in the end are then loaded.
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -35,6 +36,7 @@ class Wanted(NamedTuple):
     label: str | None
     limit: int | None
     unlabelled: bool = False
+    beside: tuple[str, ...] = ()
 
 
 # Rows of the listing -> their images uint8 (len(rows), C, H, W), and a reason for each position that has none.
@@ -44,7 +46,8 @@ Loader = Callable[[np.ndarray], tuple[np.ndarray, dict[int, str]]]
 class Listing(NamedTuple):
     """What a source holds, before any image is decoded; a label of -1 is none.
 
-    ``splits`` is None where the source has none of its own.
+    ``splits`` is None where the source has none of its own. ``beside`` holds what else was wanted and is told, as
+    classes from 0 up, -1 for unknown.
     """
 
     names: list[str]
@@ -53,6 +56,7 @@ class Listing(NamedTuple):
     classes: tuple[str, ...]
     load: Loader
     skipped: list[tuple[str, str]]
+    beside: Mapping[str, np.ndarray] = MappingProxyType({})
 
 
 def path_of(place: str) -> Path:

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from models.face_cells import load_cells
-from models.face_classes import CLASSES, class_index
+from models.face_classes import CLASSES, class_index, groups
 from models.face_listing import SPLITS, FacesError, Listing, Wanted, existing, path_of
 from models.images import one_line
 
@@ -40,7 +40,7 @@ def list_parquet(place: str, wanted: Wanted) -> Listing:
         label = _label_column(spec, columns, wanted.label)
         if "image" not in columns:
             raise FacesError(f"{spec} has no column 'image', only {', '.join(columns)}: rename the column of images")
-        table = parquet.read(columns=[name for name in ("name", "split", label) if name in columns])
+        table = parquet.read(columns=[name for name in _asked(label, wanted) if name in columns])
 
     def batches() -> Iterator[pa.Array]:
         with pq.ParquetFile(file) as again:
@@ -73,7 +73,7 @@ def list_hf(place: str, wanted: Wanted) -> Listing:
         label = _label_column(spec, list(part.features), wanted.label)
         if isinstance(feature := part.features[label], datasets.ClassLabel):
             class_names = tuple(feature.names)
-        kept = [name for name in ("name", "split", label) if name in part.features]
+        kept = [name for name in _asked(label, wanted) if name in part.features]
         table = part.select_columns(kept).with_format("arrow")[:]
         columns = {name: table.column(name) for name in kept}
         columns.setdefault("name", pa.array([f"{split or 'row'}/{row:07d}" for row in range(len(part))]))
@@ -176,6 +176,7 @@ def _table_listing(
         classes,
         load,
         skipped,
+        {name: _groups(table.column(name))[taken] for name in wanted.beside if name in table.column_names},
     )
 
 
@@ -214,6 +215,18 @@ def _labels(
             f"{', '.join(classes)} or their numbers from 0: name all classes in the order of their labels: --classes"
         )
     return np.array([indices.get(value, -1) for value in values], np.int64)[at], classes
+
+
+def _asked(label: str, wanted: Wanted) -> list[str]:
+    return list(dict.fromkeys(("name", "split", label, *wanted.beside)))
+
+
+def _groups(column: pa.ChunkedArray) -> np.ndarray:
+    """A column of numbers or words as classes, see `groups`."""
+    values, at = _distinct(_plain(column))
+    words = sorted({str(value) for value in values if not isinstance(value, int | float | None)})
+    numbers = [words.index(value) if value in words else value for value in values] if words else values
+    return groups(np.array([np.nan if number is None else number for number in numbers], np.float64)[at])
 
 
 def _splits(spec: str, column: pa.ChunkedArray) -> np.ndarray:

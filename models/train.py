@@ -3,7 +3,7 @@
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from models.batches import augmented, device_of, to_device
+from models.beside import Beside
 from models.probe import layer_figures
 from models.training_state import load_state, save_state
 
@@ -73,6 +74,7 @@ def fit(
     average: float = 0.0,
     precision: str = "auto",
     objective: Objective | None = None,
+    beside: Mapping[str, np.ndarray] | None = None,
     judge: Callable[[nn.Module], dict[str, Any]] | None = None,
     seed: int = 0,
     device: torch.device | None = None,
@@ -98,6 +100,7 @@ def fit(
         precision: "auto" (bfloat16 where the hardware is faster in it), "float32" or "bfloat16".
         objective: what is learnt from a batch, such as `defenses.adversarial_training.adversarial("pgd")`; None: its
             cross-entropy, with `label_smoothing`. One that steps more than once a batch does so at one learning rate.
+        beside: further labels of the images, int64 `(N,)` by name, see `models.beside`, that are learnt as well.
         judge: gives figures of the net after each epoch, among them a `score`, and by how much that may be off, its
             `doubt` (none: 0); the net at the end is that of the last epoch whose score is, for all one can tell, not
             below an earlier one.
@@ -118,7 +121,8 @@ def fit(
     device = device or device_of_choice()
     net.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
     _set_statistics(net, images)
-    optimiser = optimizer_of(optimizer, net, lr, weight_decay)
+    further = _further(net, beside, seed, device)
+    optimiser = optimizer_of(optimizer, nn.ModuleList([net, further]) if further else net, lr, weight_decay)
     autocast = _autocast(precision, device)
     objective = objective or cross_entropy(label_smoothing)
     steps = math.ceil(len(images) / batch_size)
@@ -126,10 +130,10 @@ def fit(
     averaged = _averaged(net, average)
     best = copy.deepcopy(net) if judge else None
     nets: dict[str, nn.Module] = {"net": net} | ({"average": averaged} if averaged else {})
-    nets |= {"best": best} if best else {}
+    nets |= ({"best": best} if best else {}) | ({"beside": further} if further else {})
     history = load_state(state, nets, optimiser) if state else []
     cuda = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=cuda):
+    with torch.random.fork_rng(devices=cuda), further.watching() if further else nullcontext():
         for epoch in range(len(history), epochs):
             started = time.perf_counter()
             torch.manual_seed(_epoch_seed(seed, epoch))
@@ -147,7 +151,7 @@ def fit(
                 losses = objective(net, inputs, wanted, (epoch * steps + step) / (epochs * steps))
                 for loss, logits in _under(autocast, losses):  # noqa: B007  # the last ones are counted below
                     optimiser.zero_grad(set_to_none=True)
-                    loss.backward()
+                    (loss + further.loss(rows) if further else loss).backward()
                     optimiser.step()
                 if averaged:
                     averaged.update_parameters(net)
@@ -283,6 +287,14 @@ def _autocast(precision: str, device: torch.device) -> Callable[[], AbstractCont
     if precision == "bfloat16" or (precision == "auto" and has_fast_bf16(device)):
         return lambda: torch.autocast(device.type, dtype=torch.bfloat16)
     return nullcontext
+
+
+def _further(net: nn.Module, labels: Mapping[str, np.ndarray] | None, seed: int, device: torch.device) -> Beside | None:
+    if not labels:
+        return None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Beside(net, labels).to(device)
 
 
 def _schedule(name: str, steps: int) -> Callable[[int], float]:

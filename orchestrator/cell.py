@@ -26,7 +26,7 @@ from models.images import one_line
 from models.train import Diverged, device_of_choice, evaluate, fit, has_fast_bf16, logits_of
 from models.training_state import load_judged
 from orchestrator.errors import DISK
-from orchestrator.grid import FIT_PARAMETERS, NET_PARAMETERS
+from orchestrator.grid import FIT_PARAMETERS, NET_PARAMETERS, beside_of
 from orchestrator.limits import GIB, Peak, bounded_memory
 from orchestrator.store import read_json, write_json
 
@@ -57,8 +57,9 @@ def train_cell(
     Args:
         cell: the parameters, see `grid.cells`.
         data: `train`, `validation`, `test` (images uint8 `(N, C, H, W)`, labels int64 `(N,)`), `classes`, `source`,
-            `sha256`, and perhaps `validate`: further such pairs by name, on which the net is measured at its end, and
-            `findings`: what is wrong with the data, see `models.doctor.data_findings`.
+            `sha256`, and perhaps `beside`: further labels of the training images by name, see `models.beside`;
+            `validate`: further such pairs by name, on which the net is measured at its end; and `findings`: what is
+            wrong with the data, see `models.doctor.data_findings`.
         folder: of this cell alone.
         memory_limit, gpu_share: GiB that the training may take, see `limits.bounded_memory`.
         least: bytes that trainings are known to need at least; what is found out here is added.
@@ -117,6 +118,7 @@ def _train(
         validation=data["validation"],
         seed=cell["seed"],
         state=folder / STATE,
+        beside={name: told[: len(images)] for name, told in data.get("beside", {}).items() if name in beside_of(cell)},
         on_epoch=on_epoch,
         **asked,
     )

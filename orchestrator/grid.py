@@ -52,6 +52,7 @@ PARAMETERS = {
     **NET_PARAMETERS,
     **FIT_PARAMETERS,
     "train_size": Parameter(int, "training images used", "all", least=1),
+    "beside": Parameter(str, "what else the data tell and is learnt, too, such as age+race", "-"),
     "defense": Parameter(str, "none, jumprelu:kappa=0.1, ...: behind which it is attacked, too", "-"),
     "seed": Parameter(int, "of all that is drawn", "0"),
 }
@@ -129,6 +130,12 @@ def _value(name: str, value: Any) -> Any:
         return value
     expected = {int: f"a whole number from {least} up", float: f"a number from {least} up", bool: "on or off"}
     raise UserError(f"the grid's '{name}' must be {expected.get(kind, 'a word')}, and {value!r} came")
+
+
+def beside_of(cell: Mapping[str, Any]) -> list[str]:
+    """What a cell's net learns beside the class, by name."""
+    names = [name.strip() for name in cell.get("beside", "none").split("+")]
+    return [name for name in names if name not in ("", "none")]
 
 
 def varied(cells: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -14,7 +14,7 @@ from orchestrator.arguments import absolute_source
 from orchestrator.cell import RESULT
 from orchestrator.console import Console
 from orchestrator.errors import Interrupted, UserError
-from orchestrator.grid import Grid, cells
+from orchestrator.grid import Grid, beside_of, cells
 from orchestrator.mlflow_log import MlflowLog
 from orchestrator.object_store import Place, files
 from orchestrator.packing import gpu_share, on_a_gpu
@@ -112,7 +112,7 @@ def asked(
         UserError: the request makes no sense, or a split is empty.
     """
     todo = chosen(cells(config.grid), config.search, config.samples, config.data_seed)
-    return todo, *_arrays(config, faces or _read(config, console), console)
+    return todo, *_arrays(config, faces or _read(config, todo, console), console)
 
 
 def resume(out: Place, console: Console, *, address: str | None = None, faces: Faces | None = None) -> dict[str, Any]:
@@ -124,7 +124,7 @@ def resume(out: Place, console: Console, *, address: str | None = None, faces: F
     """
     out = out.expanduser().absolute()
     config, record = recorded(out)
-    data, hashes = _arrays(config, faces or _read(config, console), console)
+    data, hashes = _arrays(config, faces or _read(config, record["cells"], console), console)
     for source, (then, now) in _sources(config, record, hashes).items():
         if then != now:
             raise UserError(f"'{source}' holds other faces than when '{out}' was started; put them back")
@@ -237,11 +237,19 @@ def limits_of(
     return Limits(threads, share, config.time_limit, gib, min(most, config.max_concurrent or most))
 
 
-def _read(config: SweepConfig, console: Console) -> Faces:
+def _read(config: SweepConfig, todo: Sequence[Mapping[str, Any]], console: Console) -> Faces:
+    beside = sorted({name for cell in todo for name in beside_of(cell)})
     faces = read(
-        config.data, size=config.size, seed=config.data_seed, classes=config.classes or None, label=config.label
+        config.data,
+        size=config.size,
+        seed=config.data_seed,
+        classes=config.classes or None,
+        label=config.label,
+        beside=beside,
     )
     console.say(faces.summary())
+    if untold := [name for name in beside if name not in faces.beside]:
+        console.say(f"'{config.data}' tells no {' and no '.join(untold)}, so that is not learnt beside the class")
     return faces
 
 
@@ -254,6 +262,7 @@ def _arrays(config: SweepConfig, faces: Faces, console: Console) -> tuple[dict[s
         if not len(split):
             raise UserError(f"'{faces.source}' has no {name} images; give a source with more faces")
         data[name] = (split.images, split.labels)
+    data["beside"] = dict(faces.shuffled("train").beside)
     splits = {name: Split(*data[name]) for name in ("train", "test")}
     data["findings"] = data_findings(splits, faces.classes)
     others = {name: _other(name, source, config, faces) for name, source in config.validate.items()}

@@ -330,6 +330,15 @@ def test_utkface_files_that_cannot_be_used_are_listed(tmp_path: Path) -> None:
     )
 
 
+def test_utkface_names_tell_age_and_race(tmp_path: Path) -> None:
+    for name in ("39_1_0_20170116174525999.jpg", "7_0_4_20170116174525999.jpg", "21_0_2_20170116174525999.jpg"):
+        (tmp_path / name).write_bytes(png(1))
+    result = read(f"utkface:{tmp_path}", beside=("age", "race", "height"))
+    assert result.names.tolist()[0].startswith("21_")
+    assert {name: values.tolist() for name, values in result.beside.items()} == {"age": [1, 2, 0], "race": [1, 0, 2]}
+    assert result._rows(np.array([2])).beside["race"].tolist() == [2]
+
+
 # ---- folder
 
 
@@ -473,6 +482,30 @@ def test_rows_without_image_or_label_are_listed(raw: bool, tmp_path: Path) -> No
     assert result.labels.tolist() == [1, 0, 1, 0, 1, 1, 0]
     np.testing.assert_array_equal(result.images[5], image(7))
     assert result.skipped == (("face000", "no gender"), ("face006", "no image stored"), ("face009", "no gender"))
+
+
+@pytest.mark.parametrize(
+    ("values", "found"),
+    [
+        (pa.array([30, None, 7, 7], pa.int8()), [1, -1, 0, 0]),
+        (pa.array([0.5, float("nan"), 7, -1]), [1, -1, 2, 0]),
+        (pa.array(["old", None, "young", "old"]), [0, -1, 1, 0]),
+        (pa.array(["b", "a", "b", "c"]).dictionary_encode(), [1, 0, 1, 2]),
+        (pa.array([True, False, None, True]), [1, 0, -1, 1]),
+    ],
+)
+def test_further_columns_are_read_where_they_are_asked_for(values: pa.Array, found: list[int], tmp_path: Path) -> None:
+    spec = raw_table(tmp_path / "t.parquet", 4, age=values)
+    assert read(spec).beside == {}
+    result = read(spec, beside=("age", "height"))
+    assert {name: told.tolist() for name, told in result.beside.items()} == {"age": found}
+    gaps = raw_table(tmp_path / "u.parquet", 4, age=values, gender=[0, None, 1, 0])
+    assert read(gaps, beside=("age",)).beside["age"].tolist() == [found[0], found[2], found[3]]
+
+
+def test_the_label_may_be_asked_for_again(tmp_path: Path) -> None:
+    result = read(raw_table(tmp_path / "t.parquet", 4), beside=("gender", "name"))
+    assert result.beside["gender"].tolist() == result.labels.tolist()
 
 
 @pytest.mark.parametrize(
@@ -726,6 +759,15 @@ def test_a_folder_that_may_not_be_opened_is_not_passed_over(tmp_path: Path, monk
 
 
 # ---- real faces
+
+
+@needs_real_faces
+def test_the_utkface_table_tells_age_and_race() -> None:
+    result = read(f"parquet:{REAL_FACES / 'utkface48.parquet'}", limit=2_000, beside=("age", "race"))
+    assert sorted(set(result.beside["race"].tolist())) == [0, 1, 2, 3, 4]
+    counts = np.bincount(result.beside["age"])
+    assert len(counts) == 10
+    assert counts.min() > 50  # of 2,000: many are 26 and 1 year old
 
 
 @needs_real_faces

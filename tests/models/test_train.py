@@ -192,6 +192,8 @@ def judged_by_a_weight(net: nn.Module) -> dict[str, Any]:
         {"optimizer": "sgd"},
         {"average": 0.9},
         {"erase": 0.5},
+        {"beside": {"age": np.arange(96) % 3}},
+        {"beside": {"age": np.arange(96) % 3}, "average": 0.9},
         {"judge": judged_by_a_weight},
         {"judge": lambda net: {"score": -judged_by_a_weight(net)["score"]}},  # one of the two keeps an early epoch
     ],
@@ -225,7 +227,9 @@ def test_a_training_that_was_killed_goes_on_to_the_same_weights(
     assert without[0] == without[1]
 
 
-@pytest.mark.parametrize("how", [{}, {"average": 0.9}, {"judge": lambda net: {"score": 0.0}}])
+@pytest.mark.parametrize(
+    "how", [{}, {"average": 0.9}, {"judge": lambda net: {"score": 0.0}}, {"beside": {"age": np.arange(32) % 3}}]
+)
 def test_the_state_holds_the_net_that_the_training_would_end_with(
     halves: Halves, tmp_path: Path, how: dict[str, Any]
 ) -> None:

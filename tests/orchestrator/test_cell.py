@@ -51,6 +51,26 @@ def test_a_result_is_what_the_saved_net_measures(data: dict[str, Any], tmp_path:
     assert not (tmp_path / STATE).exists()
 
 
+def test_a_cell_learns_beside_the_class_what_it_names(
+    data: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[dict[str, np.ndarray]] = []
+
+    def kept(*arguments: Any, **how: Any) -> Any:
+        given.append(how["beside"])
+        return fit(*arguments, **how)
+
+    monkeypatch.setattr(orchestrator.cell, "fit", kept)
+    told = {name: np.arange(len(data["train"][1])) % 3 for name in ("age", "race")}
+    results = [
+        train_cell(CELL | {"train_size": 100} | beside, data | {"beside": told}, tmp_path / str(number))
+        for number, beside in enumerate([{}, {"beside": "none"}, {"beside": "age+height"}])
+    ]
+    assert [list(one) for one in given] == [[], [], ["age"]]
+    assert given[2]["age"].tolist() == told["age"][:100].tolist()
+    assert results[0]["sha256"] == results[1]["sha256"] != results[2]["sha256"]
+
+
 def test_an_ended_cell_is_not_done_again(data: dict[str, Any], tmp_path: Path) -> None:
     first = train_cell(CELL, data, tmp_path)
     trained: list[Any] = []

@@ -10,16 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from models.checkpoint import load
-from models.faces import Faces
+from models.faces import Faces, read
 from models.train import evaluate
 from orchestrator.cli import main
 from orchestrator.console import Console
 from orchestrator.errors import UserError
-from orchestrator.sweep import SweepConfig, resume, sweep
+from orchestrator.sweep import SweepConfig, asked, resume, sweep
 from orchestrator.trial_table import show_table
 
 GRID: dict[str, list[Any]] = {"net": ["convnet"], "convs": [1], "filters": [4, 8], "epochs": [2], "dropout": [0.0]}
@@ -216,3 +217,20 @@ def test_a_resume_with_other_faces_is_refused(faces: Faces, tmp_path: Path, cons
             resume(tmp_path / "out", console, faces=faces)
     finally:
         faces.images[0, 0, 0, 0] ^= 1
+
+
+def test_what_is_learnt_beside_the_class_is_read_with_the_faces_and_said_where_it_is_not_told(
+    faces: Faces, tmp_path: Path, console: Console, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ages = [int(name[-3:]) % 3 for name in faces.names]
+    table = {"name": faces.names.tolist(), "gender": faces.labels, "age": ages}
+    table |= {"image": [image.tobytes() for image in faces.images]}
+    pq.write_table(pa.table(table), tmp_path / "faces.parquet")
+    told = SweepConfig(data=f"parquet:{tmp_path / 'faces.parquet'}", grid=GRID | {"beside": ["none", "age+height"]})
+    todo, data, _ = asked(told, console)
+    assert [cell["beside"] for cell in todo] == ["none", "age+height"] * 2
+    train = read(told.data, beside=("age",)).shuffled("train")
+    assert data["beside"]["age"].tolist() == train.beside["age"].tolist()
+    assert data["train"][1].tolist() == train.labels.tolist()
+    assert data["beside"].keys() == {"age"}
+    assert "tells no height, so that is not learnt beside the class" in capsys.readouterr().out
