@@ -3,6 +3,7 @@
 import importlib
 import json
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -199,7 +200,9 @@ def test_a_training_that_needs_more_memory_than_allowed_says_so(tmp_path: Path, 
     net = {"filters": 64, "convs": 4}
     bf16 = has_fast_bf16(torch.device("cpu"))
     least = training_bytes(lambda: build("convnet", **net), (256, 1, 48, 48), bfloat16=bf16)
-    ended = limited(tmp_path, net | {"batch_size": 256}, memory_limit=share * least / 2**30)
+    # oneDNN was seen to crash where it gets no memory, in 2 of 30 such processes; a sweep then tells of a dead worker.
+    tries = (limited(tmp_path, net | {"batch_size": 256}, memory_limit=share * least / 2**30) for _ in range(3))
+    ended = next(ended for ended in tries if ended.returncode != -signal.SIGSEGV)
     assert ended.returncode == 0, ended.stderr
     result = json.loads((tmp_path / RESULT).read_text())
     assert result["status"] == "KO"
