@@ -233,22 +233,21 @@ class Query:
         for start in range(0, len(points), self.batch):
             part = points[start : start + self.batch]
             shape = self._shape(part, what, ask)
-            yield self._laid_out(part, shape), rows[start : start + self.batch], part
+            yield self._laid_out(part, count=shape), rows[start : start + self.batch], part
 
     def _shape(self, part: Tensor, what: str, ask: Ask) -> int:
         """How many points the net is given at once for these few: `batch`, or the least half of it that is the same."""
         shape = self.batch
         while shape % 2 == 0 and shape // 2 >= max(len(part), LEAST):
             shape //= 2
-        if shape < self.batch:
-            lights = torch.linspace(1, 0.5, self.batch, device=part.device).view(-1, 1, 1, 1)  # all different
-            sample = self._laid_out(part[:1] * lights, self.batch)
-        while shape < self.batch and not steady(self.net, what, ask, shape, sample):
+        whole = torch.Size((self.batch, *part.shape[1:]))
+        while shape < self.batch and not steady(self.net, what, ask, shape, whole, self._laid_out):
             shape *= 2
         return shape
 
-    def _laid_out(self, part: Tensor, count: int) -> Tensor:
+    def _laid_out(self, part: Tensor, *, count: int = 0) -> Tensor:
         """Points as the net is given them: on its device, the first again until there are `count`."""
+        count = max(count, len(part))
         _, channels, height, width = part.shape
         weight = next(self.net.parameters(), part)  # an attack may work on the CPU while the net is on a GPU
         # Written-out strides: a 1-channel tensor counts as contiguous in both layouts, so asking for channels-last

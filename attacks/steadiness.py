@@ -18,26 +18,32 @@ Ask = Callable[[Tensor], tuple[Tensor, ...]]
 _found: WeakKeyDictionary[nn.Module, dict[Any, bool]] = WeakKeyDictionary()
 
 
-def steady(net: nn.Module, what: str, ask: Ask, few: int, many: Tensor) -> bool:
-    """Whether `ask` gives the same bits for `many` different points (M, C, H, W) at once and for `few` at a time.
+def steady(
+    net: nn.Module, what: str, ask: Ask, few: int, many: torch.Size, lay_out: Callable[[Tensor], Tensor]
+) -> bool:
+    """Whether `ask` gives the same bits for `many` points (M, C, H, W) at once and for `few` of them at a time.
 
-    It is tried once for each net, shape and number of threads; what is asked for is told by `what`. A net that takes
-    one number of points only, that looks at its points together, or that is moved by chance is not steady.
+    It is tried once for each net, shape, device and number of threads; `what` tells what is asked, `lay_out` makes of
+    points (N, C, H, W) what the net is given. A net that takes one number of points only, that looks at its points
+    together, or that is moved by chance is not steady.
     """
-    key = (what, few, many.shape, many.device, torch.get_num_threads())
+    device = next((weight.device for weight in net.parameters()), None)
     found = _found.setdefault(net, {})
+    key = (what, few, many, device, torch.get_num_threads())
     if key not in found:
-        with torch.random.fork_rng(devices=[many.device] if many.device.type == "cuda" else []):
-            found[key] = _alike(ask, few, many)
+        # Noise of its own, so that what is found out does not depend on the images at hand.
+        points = torch.rand(many, generator=torch.Generator().manual_seed(0))
+        with torch.random.fork_rng(devices=[device] if device is not None and device.type == "cuda" else []):
+            found[key] = _alike(ask, few, points, lay_out)
     return found[key]
 
 
-def _alike(ask: Ask, few: int, many: Tensor) -> bool:
+def _alike(ask: Ask, few: int, many: Tensor, lay_out: Callable[[Tensor], Tensor]) -> bool:
     try:
-        together = ask(many)
-        for start in range(0, min(COMPARED, len(many)) // few * few or few, few):
+        together = ask(lay_out(many))
+        for start in range(0, max(few, min(COMPARED, len(many))), few):
             rows = slice(start, start + few)
-            if not all(torch.equal(a[rows], b) for a, b in zip(together, ask(many[rows]), strict=True)):
+            if not all(torch.equal(a[rows], b) for a, b in zip(together, ask(lay_out(many[rows])), strict=True)):
                 return False
     except Exception:  # whatever a net says to a number of points that it does not take
         return False

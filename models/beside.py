@@ -26,9 +26,8 @@ class Beside(nn.Module):
             raise ValueError("a net without a dense layer at its end cannot learn further labels")
         self.last = dense[-1:]  # in a list, so that it is no part of this
         self.labels = {name: torch.tensor(values) for name, values in labels.items() if (values >= 0).any()}
-        self.layers = nn.ModuleDict(
-            {name: nn.Linear(dense[-1].in_features, int(values.max()) + 1) for name, values in self.labels.items()}
-        )
+        classes = [int(values.max()) + 1 for values in self.labels.values()]
+        self.layers = nn.ModuleList(nn.Linear(dense[-1].in_features, count) for count in classes)
         self.features = torch.zeros(0)
 
     @contextmanager
@@ -44,8 +43,8 @@ class Beside(nn.Module):
     def loss(self, rows: Tensor) -> Tensor:
         """The further labels' cross-entropy, a scalar, of the images `rows` (N,) that the net has just been shown."""
         found = self.features.new_zeros((), dtype=torch.float32)
-        for name, layer in self.layers.items():
-            wanted = self.labels[name][rows].to(self.features.device)
+        for layer, labels in zip(self.layers, self.labels.values(), strict=True):
+            wanted = labels[rows].to(self.features.device)
             # Unknown ones count as nothing; a batch of them alone has no mean.
             known = (wanted >= 0).sum().clamp(min=1)
             said = layer(self.features.float())

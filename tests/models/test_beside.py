@@ -35,13 +35,13 @@ def test_many_numbers_are_tenths_of_the_faces_in_their_order() -> None:
 def test_the_loss_is_that_of_layers_on_what_the_last_layer_reads(name: str) -> None:
     torch.manual_seed(0)
     net = build(name, blocks=2).eval()
-    taught = Beside(net, {"age": np.array([0, 2, -1, 1]), "race": np.array([-1, -1, 0, 0])})
+    taught = Beside(net, {"type": np.array([0, 2, -1, 1]), "race": np.array([-1, -1, 0, 0])})
     with taught.watching():
         logits = net(torch.rand(2, 1, 48, 48))
     last = [layer for layer in net.modules() if isinstance(layer, nn.Linear)][-1]
     assert torch.equal(last(taught.features), logits)
     rows = torch.tensor([2, 3])
-    age, race = taught.layers["age"](taught.features), taught.layers["race"](taught.features)
+    age, race = (layer(taught.features) for layer in taught.layers)
     assert age.shape == (2, 3)
     expected = F.cross_entropy(age[1:], torch.tensor([1])) + F.cross_entropy(race, torch.tensor([0, 0]))
     assert taught.loss(rows).item() == pytest.approx(WEIGHT * expected.item())
@@ -90,7 +90,7 @@ def test_a_net_learns_from_them_and_keeps_nothing_of_them(faces: Faces, monkeypa
     (taught,) = made
     with torch.no_grad(), taught.watching():
         net(torch.from_numpy(images) / 255)
-    said = taught.layers["bright"](taught.features).argmax(1).numpy()
+    said = taught.layers[0](taught.features).argmax(1).numpy()
     assert (said == beside["bright"]).mean() > 0.85
     assert plain.state_dict().keys() == net.state_dict().keys()
     assert not torch.equal(plain.head[-1].weight, net.head[-1].weight)  # type: ignore[index, union-attr]
