@@ -2,7 +2,7 @@
 
 Kernels round differently at other batch shapes, so a face attacked alone would end elsewhere than the same face in a
 crowd. Every evaluation here is padded to the same shape, whoever asks and for however many images; to a half, a quarter
-or less of it where the net is seen to answer the same there, to the bit.
+or less of it where the net is seen to answer the same there, to the bit: that is tried once, on noise, and not counted.
 """
 
 from collections.abc import Callable, Iterator
