@@ -220,7 +220,7 @@ class Query:
                 scored = score(logits, labels, targets)
                 total = scored.sum()
             self.ledger.note(asked.detach(), owner, logits.detach()[: len(owner)])
-            slope = torch.autograd.grad(total, chunk)[0] if total.requires_grad else torch.zeros_like(chunk)
+            slope = _slope(total, chunk)
             margins.append(margin(logits.detach(), labels, targets)[: len(owner)])
             predicted.append(logits.detach()[: len(owner)].argmax(dim=1))
             scores.append(scored.detach()[: len(owner)])
@@ -267,8 +267,7 @@ class Query:
             points = points.detach().requires_grad_(True)
             logits = self.net(points)
             total = (logits * torch.linspace(-1, 1, logits.shape[1], device=logits.device)).sum()
-        slope = torch.autograd.grad(total, points)[0] if total.requires_grad else torch.zeros_like(points)
-        return logits.detach(), slope
+        return logits.detach(), _slope(total, points)
 
     def _checked(self, logits: Tensor, owner: Tensor, count: int) -> Tensor:
         if logits.dim() != 2 or len(logits) != count:
@@ -288,6 +287,11 @@ class Query:
     @property
     def _name(self) -> str:
         return f"the net {type(self.net).__name__}"
+
+
+def _slope(total: Tensor, points: Tensor) -> Tensor:
+    """The gradient of `total` at `points`: zero where it does not depend on them."""
+    return torch.autograd.grad(total, points)[0] if total.requires_grad else torch.zeros_like(points)
 
 
 def _real(rows: Tensor) -> Tensor:

@@ -224,9 +224,9 @@ def _asked(label: str, wanted: Wanted) -> list[str]:
 def _groups(column: pa.ChunkedArray) -> np.ndarray:
     """A column of numbers or words as classes, see `groups`."""
     values, at = _distinct(_plain(column))
-    words = sorted({str(value) for value in values if not isinstance(value, int | float | None)})
-    numbers = [words.index(value) if value in words else value for value in values] if words else values
-    return groups(np.array([np.nan if number is None else number for number in numbers], np.float64)[at])
+    words = sorted(value for value in values if isinstance(value, str))
+    numbers: dict[Any, Any] = {None: np.nan} | {word: number for number, word in enumerate(words)}
+    return groups(np.array([numbers.get(value, value) for value in values], np.float64)[at])
 
 
 def _splits(spec: str, column: pa.ChunkedArray) -> np.ndarray:

@@ -118,7 +118,7 @@ def read(
     label column of a Parquet file or Hugging Face data set. ``limit`` is the most faces to read. ``seed`` is for
     synthetic faces only. ``unlabelled`` also takes images without a label, as -1. ``known`` are names of faces that the
     caller has: only others are opened, of which there may be none, or none of some class. ``beside`` names further
-    columns (UTKFace: age and race) that are read where the source has them, see `models.beside`.
+    columns (UTKFace: age and race) that are read where the source has them, as classes: `models.face_classes.groups`.
 
     Raises ``FacesError``; a single image that cannot be read is put in ``skipped`` instead.
     """

@@ -24,7 +24,7 @@ from models.images import one_line
 from models.victim import payload_name
 from orchestrator.console import Console
 from orchestrator.contents import contents
-from orchestrator.cutting import FIRST, Cutting, bounds, parts
+from orchestrator.cutting import FIRST, Cutting, bounds, finished
 from orchestrator.errors import FULL, Interrupted, UserError
 from orchestrator.inputs import Input, absolute, list_inputs
 from orchestrator.listing import difference, fresh, write_list
@@ -227,7 +227,7 @@ def _run(
         if listed["workers"] is None:
             listed["workers"] = crew.at_once
             write_json(out / CONFIG, record)  # before the first shard: its bounds must be the same on a resume
-        there = parts(out)
+        there = finished(out)
         cuttings = [
             Cutting(out, number, one, there=there) for number, one in enumerate(lists) if not one.get("compacted")
         ]

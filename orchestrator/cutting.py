@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.object_store import Place, files
-from orchestrator.store import read_table
+from orchestrator.store import parts, read_table
 
 FIRST = 64  # images of each worker's first shard, by which the cost of an image is measured
 SHARE = 0.9  # of what is left, to be taken in a round; it was seen to leave few shards and workers that end together
@@ -68,9 +68,9 @@ def bounds(listed: dict[str, Any]) -> Iterator[tuple[int, int]]:
     return cut(listed["inputs"], listed["workers"], lambda: listed["largest"] or MOST)
 
 
-def parts(out: Place) -> Set[int]:
+def finished(out: Place) -> Set[int]:
     """Numbers of the shards, of all lists of a run, that are done by now."""
-    return {int(file.stem[5:]) for file in files(out / "images", "part-*.parquet")}
+    return {int(file.stem[5:]) for file in parts(out)}
 
 
 class Cutting:
@@ -79,13 +79,13 @@ class Cutting:
     Args:
         listed: its entry in `attack.json`: `inputs`, `first_part`, `workers` (as many as when it was begun) and
             `largest`, None until it is measured.
-        there: the parts that are on disk, see `parts`; looked up unless told.
+        there: the parts that are on disk, see `finished`; looked up unless told.
     """
 
     def __init__(self, out: Place, number: int, listed: dict[str, Any], *, there: Set[int] | None = None) -> None:
         self._out, self._number, self._listed = out, number, listed
         self._cuts = enumerate(bounds(listed), listed["first_part"])
-        self._there = parts(out) if there is None else there
+        self._there = finished(out) if there is None else there
         self._taken = 0
 
     def take(self) -> Shard | None:
@@ -109,7 +109,7 @@ class Cutting:
                 seconds = sum(value for name, value in row.items() if name.endswith("_s") and name != "start_s")
                 self._listed["largest"] = largest_shard(seconds / row["images"], pixels)
                 return True
-        there = parts(self._out)
+        there = finished(self._out)
         if all(self._listed["first_part"] + worker in there for worker in range(self._listed["workers"])):
             # How long they took was not written: the run was killed before, or each was put together of pieces.
             self._listed["largest"] = FIRST

@@ -235,13 +235,13 @@ def _saved(job: Job, work: Work, modified: Tensor) -> tuple[Tensor, Tensor]:
                 picture = images[name][i]
                 content = encode_png(picture)
                 row[name] = {"bytes": content, "path": place}
-                path = job.out / place if job.png or job.raw else None
-                if path and job.png:
+                path = job.out / place
+                if job.png:
                     write_image(path, content)
-                if path and job.raw:
+                if job.raw:
                     write_image(path.with_suffix(".raw"), picture.tobytes())
                 if name != "amplified":  # which is for people to see
-                    saved = path.read_bytes() if path and job.png else content
+                    saved = path.read_bytes() if job.png else content
                     read_back[name].append(decode(saved, size=picture.shape[1:], channels=picture.shape[0]))
     return torch.from_numpy(np.stack(read_back["original"])), torch.from_numpy(np.stack(read_back["modified"]))
 

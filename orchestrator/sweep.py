@@ -262,7 +262,8 @@ def _arrays(config: SweepConfig, faces: Faces, console: Console) -> tuple[dict[s
         if not len(split):
             raise UserError(f"'{faces.source}' has no {name} images; give a source with more faces")
         data[name] = (split.images, split.labels)
-    data["beside"] = dict(faces.shuffled("train").beside)
+        if name == "train":
+            data["beside"] = split.beside
     splits = {name: Split(*data[name]) for name in ("train", "test")}
     data["findings"] = data_findings(splits, faces.classes)
     others = {name: _other(name, source, config, faces) for name, source in config.validate.items()}

@@ -1,4 +1,4 @@
-"""What fits on a cluster's nodes at a time."""
+"""What fits on a cluster's nodes at a time; what a Ray of our own is told."""
 
 from collections.abc import Callable
 from pathlib import Path
