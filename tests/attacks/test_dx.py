@@ -166,6 +166,29 @@ def test_a_net_that_is_flat_at_the_image_does_not_send_the_search_astray() -> No
     assert float((found - image).norm()) < 1.1 * 0.627
 
 
+class Curved(torch.nn.Module):
+    """Margin a + b/2 + b^2 / 4 - 30 at 6a grey levels along one random direction from grey, 6b along another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ways = torch.linalg.qr(torch.randn(144, 2, generator=torch.Generator().manual_seed(0)))[0]
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        a, b = ((images * 255 - 128).flatten(1) @ self.ways / 6).unbind(dim=1)
+        return torch.stack([torch.zeros_like(a), a + b / 2 + b.square() / 4 - 30], dim=1)
+
+
+@pytest.mark.parametrize("effort", EFFORTS)
+def test_a_direction_that_the_first_slope_hardly_shows_is_found(effort: str) -> None:
+    """Along the first slope the border is 1.6 times as far as the least."""
+    b = torch.linspace(0, 12, 10_001)
+    least = 6 * ((30 - b / 2 - b.square() / 4).square() + b.square()).sqrt().min()
+    image = torch.full((1, 1, 12, 12), 128 / 255)
+    found = dx(Curved(), image, torch.zeros(1, dtype=torch.int64), effort=effort)
+    assert Curved()(found).argmax(dim=1).item() == 1
+    assert ((found - image) * 255).norm() <= 1.02 * least
+
+
 class FarAndBent(torch.nn.Module):
     """Margin 4 t^6 + 0.02 t - 1 at a distance t / `near` from grey along a random direction: 0 at t = 0.78."""
 

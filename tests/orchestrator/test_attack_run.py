@@ -26,7 +26,7 @@ from orchestrator.console import Console
 from orchestrator.errors import Interrupted, UserError
 from orchestrator.inputs import list_inputs
 from orchestrator.shards import Job, attack_shard, restored
-from orchestrator.store import IMAGES, read_rows
+from orchestrator.store import IMAGES, read_rows, write_image
 from orchestrator.verify import verify
 
 CLASSES = ("male", "female")
@@ -202,6 +202,19 @@ def test_what_dx_ends_at_is_not_asked_again(
 
     monkeypatch.setattr("orchestrator.shards.Query", asked)  # the attack has its own
     assert {row["status"] for row in run_shard(face_folder, trained, tmp_path / "out")} <= {"fooled", "already_wrong"}
+
+
+def test_what_counts_is_what_the_files_hold(
+    face_folder: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unlike(path: Path, content: bytes) -> None:
+        original = path.with_name(path.name.replace("_mod.png", "_ori.png"))
+        write_image(path, original.read_bytes() if original != path and original.exists() else content)
+
+    monkeypatch.setattr("orchestrator.shards.write_image", unlike)
+    rows = run_shard(face_folder, trained, tmp_path / "out")
+    assert {row["status"] for row in rows} <= {"missed", "already_wrong"}
+    assert {row["l2"] for row in rows} == {0.0}
 
 
 def test_an_attack_that_returns_its_input_fools_nothing(
