@@ -57,9 +57,9 @@ def train_cell(
     Args:
         cell: the parameters, see `grid.cells`.
         data: `train`, `validation`, `test` (images uint8 `(N, C, H, W)`, labels int64 `(N,)`), `classes`, `source`,
-            `sha256`, and perhaps `beside`: further labels of the training images by name, see `models.beside`;
-            `validate`: further such pairs by name, on which the net is measured at its end; and `findings`: what is
-            wrong with the data, see `models.doctor.data_findings`.
+            `sha256`, and perhaps `beside`: further labels of the training images, then of the validation images, by
+            name, see `models.beside`; `validate`: further such pairs by name, on which the net is measured at its end;
+            and `findings`: what is wrong with the data, see `models.doctor.data_findings`.
         folder: of this cell alone.
         memory_limit, gpu_share: GiB that the training may take, see `limits.bounded_memory`.
         least: bytes that trainings are known to need at least; what is found out here is added.
@@ -115,7 +115,7 @@ def _train(
         net,
         images,
         labels,
-        validation=data["validation"],
+        validation=None if cell.get("refit") else data["validation"],
         seed=cell["seed"],
         state=folder / STATE,
         beside={name: told[: len(images)] for name, told in data.get("beside", {}).items() if name in beside_of(cell)},
@@ -156,14 +156,14 @@ def _measured(
 ) -> dict[str, Any]:
     """What is said of a trained net behind its defence, which is saved to `folder`."""
     plain, net = net, _defended(net, card, cell, data, folder)
-    last = history[-1] | _of_validation(net, card, data)
+    last = history[-1] | _of_validation(net, card, cell, data)
     labels = data["test"][1]
     logits = logits_of(net, data["test"][0]).numpy()
     answers = logits.argmax(1)
     validate = data.get("validate", {})
     measured = {
         "accuracy": float((answers == labels).mean()),
-        **{name: last[name] for name in ("validation_accuracy", "validation_loss", "train_accuracy", "loss")},
+        **{name: last.get(name) for name in ("validation_accuracy", "validation_loss", "train_accuracy", "loss")},
         **(_withstood(plain, net, data) if "defense" in cell else {}),
         "majority_share": float(np.bincount(labels).max() / len(labels)),
         "largest_answer_share": float(np.bincount(answers).max() / len(answers)),
@@ -197,9 +197,11 @@ def _defended(
     return found
 
 
-def _of_validation(net: nn.Module, card: ModelCard, data: Mapping[str, Any]) -> dict[str, float]:
+def _of_validation(
+    net: nn.Module, card: ModelCard, cell: Mapping[str, Any], data: Mapping[str, Any]
+) -> dict[str, float]:
     """Of a defended net, figures on the validation split: those of its training are of the net without the defence."""
-    if not card.defence:
+    if not card.defence or cell.get("refit"):
         return {}
     return {f"validation_{name}": value for name, value in evaluate(net, *data["validation"]).items()}
 
@@ -238,6 +240,8 @@ def _card(cell: Mapping[str, Any], data: Mapping[str, Any]) -> ModelCard:
 
 def _train_split(cell: Mapping[str, Any], data: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
     images, labels = data["train"]
+    if cell.get("refit"):
+        images, labels = (np.concatenate(both) for both in zip(data["train"], data["validation"], strict=True))
     return images[: cell.get("train_size")], labels[: cell.get("train_size")]
 
 

@@ -357,7 +357,10 @@ def _sweep(options: argparse.Namespace, console: Console) -> int:
         )
     result["table"] = _show_trials(result["trials"], place(result["out"]), console)
     best = result["best_trial"]
-    console.say(f"best on the validation split: {best['accuracy']:.2%} on the test split; saved in {result['best']}")
+    which = "best on the validation split"
+    if best["validation_accuracy"] is None:
+        which = "nothing was chosen, for the nets learnt the validation images; the first"
+    console.say(f"{which}: {best['accuracy']:.2%} on the test split; saved in {result['best']}")
     # Of layers there may be hundreds of thousands of figures, which layers.parquet holds.
     brief = [{name: value for name, value in row.items() if name != "layer_columns"} for row in result["trials"]]
     console.result(result | {"trials": brief})

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from defenses.victim import load_victim
@@ -244,7 +245,7 @@ def _faces(path: Path, single: Training | None, data: str | None, label: str | N
 
 def _evidence(training: Training, faces: Faces, quick: bool, on_step: Callable[[], None]) -> Evidence:
     cell = training.cell
-    splits = _splits(faces, (cell or {}).get("train_size"))
+    splits = _splits(faces, cell or {})
     absent: dict[str, str] = {}
     known: dict[str, Any] = {"splits": splits}
     if training.net is None:
@@ -283,14 +284,16 @@ def _default(parameter: str) -> Any:
     return inspect.signature(fit).parameters[parameter].default
 
 
-def _splits(faces: Faces, train_size: int | None) -> dict[str, Split]:
-    """As a sweep takes them."""
-    found = {}
-    for name in SPLITS:
-        split = faces.shuffled(name)
-        taken = slice(train_size if name == "train" else None)
-        found[name] = Split(split.images[taken], split.labels[taken], split.names[taken])
-    return found
+def _splits(faces: Faces, cell: Mapping[str, Any]) -> dict[str, Split]:
+    """As a sweep takes them for this cell."""
+    parts = {name: [(split.images, split.labels, split.names)] for name in SPLITS for split in [faces.shuffled(name)]}
+    if cell.get("refit"):
+        parts["train"] += parts.pop("validation")
+    taken = {"train": cell.get("train_size")}
+    return {
+        name: Split(*(np.concatenate(values)[: taken.get(name)] for values in zip(*several, strict=True)))
+        for name, several in parts.items()
+    }
 
 
 def _record(training: Training, evidence: Evidence, diagnosis: Diagnosis) -> dict[str, Any]:

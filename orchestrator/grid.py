@@ -52,6 +52,7 @@ PARAMETERS = {
     **NET_PARAMETERS,
     **FIT_PARAMETERS,
     "train_size": Parameter(int, "training images used", "all", least=1),
+    "refit": Parameter(bool, "the validation images are learnt, too, so that nothing is chosen by them", "off"),
     "beside": Parameter(str, "what else the data tell and is learnt, too, such as age+race", "-"),
     "defense": Parameter(str, "none, jumprelu:kappa=0.1, ...: behind which it is attacked, too", "-"),
     "seed": Parameter(int, "of all that is drawn", "0"),

@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from models.checkpoint import versions
 from models.doctor import data_findings
 from models.evidence import Split
@@ -112,6 +114,11 @@ def asked(
         UserError: the request makes no sense, or a split is empty.
     """
     todo = chosen(cells(config.grid), config.search, config.samples, config.data_seed)
+    if any(cell.get("refit") for cell in todo) and (config.stop_early or config.search == "optuna"):
+        by = "--stop-early" if config.stop_early else "--search optuna"
+        raise UserError(
+            f"{by} judges nets by the validation images, which 'refit' has them learn; leave one of them out"
+        )
     return todo, *_arrays(config, faces or _read(config, todo, console), console)
 
 
@@ -264,6 +271,8 @@ def _arrays(config: SweepConfig, faces: Faces, console: Console) -> tuple[dict[s
         data[name] = (split.images, split.labels)
         if name == "train":
             data["beside"] = split.beside
+        if name == "validation":
+            data["beside"] = {told: np.concatenate([data["beside"][told], split.beside[told]]) for told in split.beside}
     splits = {name: Split(*data[name]) for name in ("train", "test")}
     data["findings"] = data_findings(splits, faces.classes)
     others = {name: _other(name, source, config, faces) for name, source in config.validate.items()}

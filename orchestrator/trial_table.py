@@ -166,7 +166,7 @@ def show_table(rows: Sequence[Row], console: Console) -> None:
     else:
         console.table(title(rows), lines[0], lines[1:])
         _explain(rows, console)
-        if any(row["status"] in TRAINED for row in rows):
+        if any(row["status"] in TRAINED and row["validation_accuracy"] is not None for row in rows):
             _show_list(rows, console, "the best on the validation split", LISTED)
     # A preset asks for as many images as the course had; whoever has fewer is told.
     for asked, used in sorted(

@@ -32,8 +32,13 @@ TRIALS = pa.schema(
         column("reason", pa.string(), "why the cell is KO or was stopped"),
         column("mark", pa.string(), "one class: 99 % of the answers are alike; under majority: worse than that"),
         column("accuracy", pa.float64(), "on the test split, which decided nothing", _SHARE),
-        column("validation_accuracy", pa.float64(), "on the validation split, by which the best net is chosen", _SHARE),
-        column("validation_loss", pa.float64(), "cross entropy on the validation split", _LOSS),
+        column(
+            "validation_accuracy",
+            pa.float64(),
+            "on the validation split, by which the best net is chosen; null: `refit`",
+            _SHARE,
+        ),
+        column("validation_loss", pa.float64(), "cross entropy on the validation split; null: `refit`", _LOSS),
         column("train_accuracy", pa.float64(), "of the last epoch, on augmented images, while learning", _SHARE),
         column("loss", pa.float64(), "of the last epoch, on augmented images, labels smoothed", _LOSS),
         column("robust_naive", pa.float64(), f"{_LEFT} the net without its defence", _SHARE),
@@ -165,6 +170,9 @@ def read_trials(out: Place) -> list[dict[str, Any]]:
 
 
 def best_of(rows: Sequence[Row]) -> Row | None:
-    """The row with the highest validation accuracy, the first of equals; None where nothing was trained."""
+    """The row with the highest validation accuracy, the first of equals; None where nothing was trained.
+
+    Nets that learnt the validation images come after all others.
+    """
     trained = [row for row in rows if row["status"] in TRAINED and row.get("sha256")]
-    return max(trained, key=lambda row: (row["validation_accuracy"], -row["cell"]), default=None)
+    return max(trained, key=lambda row: (row["validation_accuracy"] or 0.0, -row["cell"]), default=None)

@@ -72,6 +72,29 @@ def test_a_cell_learns_beside_the_class_what_it_names(
     assert results[0]["sha256"] == results[1]["sha256"] != results[2]["sha256"]
 
 
+def test_a_refit_learns_the_validation_images_and_is_not_judged_by_them(
+    data: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+
+    def kept(*arguments: Any, **how: Any) -> Any:
+        given.append((arguments, how))
+        return fit(*arguments, **how)
+
+    monkeypatch.setattr(orchestrator.cell, "fit", kept)
+    both = [np.concatenate([data["train"][part], data["validation"][part]]) for part in (0, 1)]
+    told = {"age": np.arange(len(both[1])) % 3}
+    result = train_cell(CELL | {"refit": True, "beside": "age"}, data | {"beside": told}, tmp_path)
+    (_, images, labels), how = given[0]
+    assert np.array_equal(images, both[0])
+    assert np.array_equal(labels, both[1])
+    assert np.array_equal(how["beside"]["age"], told["age"])
+    assert how["validation"] is None
+    assert result["train_images"] == len(both[1])
+    assert (result["validation_accuracy"], result["validation_loss"]) == (None, None)
+    assert result["accuracy"] == pytest.approx(evaluate(load(tmp_path)[0], *data["test"])["accuracy"])
+
+
 def test_an_ended_cell_is_not_done_again(data: dict[str, Any], tmp_path: Path) -> None:
     first = train_cell(CELL, data, tmp_path)
     trained: list[Any] = []

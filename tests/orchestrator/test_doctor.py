@@ -13,8 +13,9 @@ from torch import nn
 
 from models.faces import read
 from models.images import encode_png
-from orchestrator.cell import RESULT, train_cell
+from orchestrator.cell import RESULT, _train_split, train_cell
 from orchestrator.console import Console
+from orchestrator.doctor import _splits
 from orchestrator.store import replace_folder, write_json
 from orchestrator.sweep import CONFIG, FORMAT, SweepConfig, _arrays
 
@@ -75,6 +76,21 @@ def test_every_trained_cell_is_examined_and_the_others_are_named(run: Path, dxra
     pictures = {file.name: file.read_bytes() for file in (run / "doctor").glob("*.png")}
     assert set(pictures) == {"weights-0.png", "weights-1.png", "rates-0.png", "rates-1.png", "rates-2.png"}
     assert all(content.startswith(b"\x89PNG") for content in pictures.values())
+
+
+def test_validation_images_that_were_learnt_count_as_learnt(pictures: Path) -> None:
+    faces = read(f"folder:{pictures}", size=SIZE)
+    sizes = {name: len(faces.split(name)) for name in ("train", "validation", "test")}
+    splits = _splits(faces, {"refit": True})
+    assert {name: len(split) for name, split in splits.items()} == {
+        "train": sizes["train"] + sizes["validation"],
+        "test": sizes["test"],
+    }
+    data, _ = _arrays(SweepConfig(), faces, Console())
+    images, labels = _train_split({"refit": True}, data)
+    assert np.array_equal(splits["train"].images, images)
+    assert np.array_equal(splits["train"].labels, labels)
+    assert len(_splits(faces, {"train_size": 9})["train"]) == 9
 
 
 def test_a_healthy_cell_ends_with_success_and_says_what_was_checked(

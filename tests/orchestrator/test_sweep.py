@@ -230,7 +230,8 @@ def test_what_is_learnt_beside_the_class_is_read_with_the_faces_and_said_where_i
     todo, data, _ = asked(told, console)
     assert [cell["beside"] for cell in todo] == ["none", "age+height"] * 2
     train = read(told.data, beside=("age",)).shuffled("train")
-    assert data["beside"]["age"].tolist() == train.beside["age"].tolist()
+    validation = read(told.data, beside=("age",)).shuffled("validation")
+    assert data["beside"]["age"].tolist() == [*train.beside["age"], *validation.beside["age"]]
     assert data["train"][1].tolist() == train.labels.tolist()
     assert data["beside"].keys() == {"age"}
     assert "tells no height, so that is not learnt beside the class" in capsys.readouterr().out

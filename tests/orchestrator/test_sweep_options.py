@@ -78,6 +78,21 @@ def test_a_net_that_lags_is_stopped_saved_and_measured(faces: Faces, tmp_path: P
 
 
 @pytest.mark.usefixtures("local_ray")
+def test_of_nets_that_learnt_the_validation_images_none_is_called_the_best(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    grid = ["--net", "convnet", "--blocks", "1", "--convs", "1", "--filters", "2", "--epochs", "1", "--seed", "0", "1"]
+    words = ["--data", "synthetic:64", "--size", "16", *grid, "--refit", "on"]
+    assert main(["sweep", *words, "--out", str(tmp_path / "out")]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "nothing was chosen, for the nets learnt the validation images; the first: " in said
+    assert "best on the validation" not in said
+    rows = table(tmp_path / "out", "trials")
+    assert [row["validation_accuracy"] for row in rows] == [None, None]
+    assert load(tmp_path / "out" / "best")[1].sha256 == rows[0]["sha256"]
+
+
+@pytest.mark.usefixtures("local_ray")
 def test_every_net_is_measured_on_further_faces_too(
     faces: Faces, tmp_path: Path, console: Console, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -177,6 +192,7 @@ def test_a_cluster_without_the_cpus_is_said_before_anything_is_written_and_a_res
         (["--validate", "a/b=synthetic:9"], "expected NAME=SOURCE"),
         (["--validate", "a=synthetic:8", "--validate", "a=synthetic:9"], "names 'a' twice"),
         (["--search", "random"], "needs --samples"),
+        (["--refit", "on", "--stop-early", "--data", "synthetic:64"], "'refit' has them learn; leave one of them out"),
     ],
 )
 def test_what_makes_no_sense_is_refused_in_one_sentence(
