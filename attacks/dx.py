@@ -23,11 +23,15 @@ EFFORTS = ("fast", "default", "thorough")
 
 
 class Plan(NamedTuple):
-    """How a norm is searched at one effort: gradients an image, forwards at its end at most, and the walk."""
+    """How a norm is searched at one effort: gradients an image, forwards at its end at most, and the walk.
+
+    coarse: gradients in bfloat16 where that is faster and will do, see `attacks.coarse`.
+    """
 
     steps: int
     polish: int
     walk: Callable[[int, torch.Size, int], Walk]  # of the slots, the images' shape and the gradients
+    coarse: bool = False
 
 
 L1_WALK = partial(SparseWalk, norm="l1", trust=16.0, error=(0.07, 0.2), memory=0.5)
@@ -35,7 +39,7 @@ L0_WALK = partial(SparseWalk, norm="l0", trust=64.0, error=(0.25, 0.6), memory=0
 
 PLANS: dict[str, dict[str, Plan]] = {
     "l2": {
-        "fast": Plan(4, 6, partial(L2Walk, turn=(0.65, 0.65))),
+        "fast": Plan(4, 6, partial(L2Walk, turn=(0.65, 0.65)), coarse=True),
         "default": Plan(6, 6, partial(L2Walk, turn=(0.65, 1.0))),
         "thorough": Plan(20, 6, partial(L2Walk, turn=(0.65, 0.05), memory=1)),
     },
@@ -77,7 +81,8 @@ def dx(
     net: logits (N, classes) or (N, 1) from images float32 (N, C, H, W) in [0, 1].
     inputs, labels: images and the class int64 (N,) each is to leave. targets: the class to reach, None for any other.
     mask: bool (N or 1, 1, H, W), True where change is allowed.
-    effort: "fast", "default" or "thorough": how many looks the smallness of the change is worth.
+    effort: "fast", "default" or "thorough": how many looks the smallness of the change is worth. In L2 "fast" takes its
+        gradients in bfloat16 where the CPU multiplies in it; what fools is decided in the net's own precision.
     steps: gradients an image, instead of the effort's; one that is never fooled, or in L2 one at which the net bends,
         gets up to four times as many.
     confidence: margin in logits to be reached beyond the small one that keeps a saved image fooling.
@@ -106,4 +111,5 @@ def dx(
             floor=FLOOR + confidence,
             patience=1 if norm == "l2" else PATIENCE,
             polish=plan.polish,
+            coarse=plan.coarse,
         )

@@ -6,6 +6,7 @@ or less of it where the net is seen to answer the same there, to the bit: that i
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from types import TracebackType
@@ -14,15 +15,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from attacks.coarse import coarse_will_do
 from attacks.folding import Swap, fold, unfold
 from attacks.steadiness import Ask, steady
 
 FLOOR = 1e-3  # a margin (in logits) that another batch shape, layout or thread count does not round away
 KEPT = 64  # answers of an image
-# Points at which a net is asked at once. A CPU gains nothing from more (a gradient of a DenseNet at 48x48 takes the
-# same time by 16 and by 32, a tenth more by 8), and the fewer, the fewer places are empty while the last images are
-# done. A GPU wants hundreds: `batch=256`.
-BATCH = 16
+# Points at which a net is asked at once. On a CPU a gradient of a DenseNet at 48x48 takes a tenth less by 32 than by
+# 16, and the fewer, the fewer places are empty while the last images are done. A GPU wants hundreds: `batch=256`.
+BATCH = 32
 LEAST = 2  # a single point is done by other kernels everywhere (products of a matrix with a vector)
 
 Score = Callable[[Tensor, Tensor, Tensor | None], Tensor]
@@ -203,23 +204,49 @@ class Query:
             self.logits(points, rows), self.labels[owner], None if self.targets is None else self.targets[owner]
         )
 
+    def wrong(self, points: Tensor, rows: Tensor) -> Tensor:
+        """Whether (M,) points are given another class than their label, or fool already; counted as a forward each."""
+        logits, owner = self.logits(points, rows), rows.clamp(min=0)
+        aims = None if self.targets is None else self.targets[owner]
+        return (logits.argmax(dim=1) != self.labels[owner]) | (margin(logits, self.labels[owner], aims) > 0)
+
+    def coarse_will_do(self, points: Tensor) -> bool:
+        """Whether `coarse_gradients` are worth asking for at points like these (N, C, H, W): see `attacks.coarse`."""
+        return coarse_will_do(
+            self.net,
+            lambda some: self._said_and_slope(self._laid_out(some)),
+            lambda some: self._said_and_slope_coarsely(self._laid_out(some)),
+            points,
+        )
+
     def gradients(self, points: Tensor, rows: Tensor, score: Score = margin) -> Look:
         """Margins, predictions and the slope of `score` at points (M, C, H, W), counted as one gradient each.
 
         A net whose logits do not depend on the input has gradient zero; so has a pixel whose gradient is not finite,
         for it tells no direction.
         """
+        return self._looked(points, rows, score, coarse=False)
+
+    def coarse_gradients(self, points: Tensor, rows: Tensor, score: Score = margin) -> Look:
+        """`gradients` computed in bfloat16: faster, and not to be relied on where a hundredth counts."""
+        return self._looked(points, rows, score, coarse=True)
+
+    def _looked(self, points: Tensor, rows: Tensor, score: Score, *, coarse: bool) -> Look:
         real = _real(rows)
         margins, slopes, predicted, scores = [], [], [], []
-        for chunk, owner, asked in self._chunks(points[real], rows[real], "slopes", self._said_and_slope):
+        what, ask = ("coarse slopes", self._said_and_slope_coarsely) if coarse else ("slopes", self._said_and_slope)
+        for chunk, owner, asked in self._chunks(points[real], rows[real], what, ask):
             image = torch.nn.functional.pad(owner.clamp(min=0), (0, len(chunk) - len(owner)))
             labels, targets = self.labels[image], None if self.targets is None else self.targets[image]
             with torch.enable_grad():
                 chunk.requires_grad_(True)
-                logits = self._checked(self.net(chunk).to(points.device), owner, len(chunk))
+                with _coarsely(chunk.device) if coarse else nullcontext():
+                    said = self.net(chunk)
+                logits = self._checked(said.to(points.device), owner, len(chunk))
                 scored = score(logits, labels, targets)
                 total = scored.sum()
-            self.ledger.note(asked.detach(), owner, logits.detach()[: len(owner)])
+            if not coarse:
+                self.ledger.note(asked.detach(), owner, logits.detach()[: len(owner)])
             slope = _slope(total, chunk)
             margins.append(margin(logits.detach(), labels, targets)[: len(owner)])
             predicted.append(logits.detach()[: len(owner)].argmax(dim=1))
@@ -269,6 +296,10 @@ class Query:
             total = (logits * torch.linspace(-1, 1, logits.shape[1], device=logits.device)).sum()
         return logits.detach(), _slope(total, points)
 
+    def _said_and_slope_coarsely(self, points: Tensor) -> tuple[Tensor, ...]:
+        with _coarsely(points.device):
+            return self._said_and_slope(points)
+
     def _checked(self, logits: Tensor, owner: Tensor, count: int) -> Tensor:
         if logits.dim() != 2 or len(logits) != count:
             raise ValueError(f"a net must return logits (N, classes), {self._name} gave {tuple(logits.shape)}")
@@ -287,6 +318,10 @@ class Query:
     @property
     def _name(self) -> str:
         return f"the net {type(self.net).__name__}"
+
+
+def _coarsely(device: torch.device) -> AbstractContextManager[None]:
+    return torch.autocast(device.type, dtype=torch.bfloat16)
 
 
 def _slope(total: Tensor, points: Tensor) -> Tensor:

@@ -109,6 +109,7 @@ def search(
     patience: int = 1,
     polish: int = 0,
     score: Score = margin,
+    coarse: bool = False,
 ) -> Tensor:
     """The smallest fooling points `walk` finds, float32 (N, C, H, W) on the lattice.
 
@@ -116,7 +117,43 @@ def search(
     `patience` times as often; the slopes are those of `score`. Then follow up to `polish` looks without gradient, as
     the walk has them. An image that is already wrong, has no room, or whose first gradient is zero comes back
     unchanged; one that is never fooled comes back as the point of largest margin.
+
+    With `coarse` the walks go by slopes in bfloat16, where these will do, and the looks without gradient say what
+    fools; where none of them does, an image is searched again without.
     """
+    result, sizes = to_levels(inputs).flatten(1), torch.full((len(inputs),), torch.inf)
+    rows = torch.arange(len(inputs))
+    how: dict[str, Any] = {"steps": steps, "floor": floor, "patience": patience, "polish": polish, "score": score}
+    if coarse and query.coarse_will_do(inputs):
+        rows = rows[~query.wrong(inputs, rows)]
+        left = _walked(query, inputs, mask, walk, rows, result, **how, coarse=True)
+        _polish(query, inputs.shape[1:], walk, left, result, sizes, floor=floor, times=polish)
+        rows = rows[sizes[rows] == torch.inf]
+    left = _walked(query, inputs, mask, walk, rows, result, **how)
+    _polish(query, inputs.shape[1:], walk, left, result, sizes, floor=floor, times=polish)
+    return from_levels(result).view_as(inputs)
+
+
+def _walked(
+    query: Query,
+    inputs: Tensor,
+    mask: Tensor | None,
+    walk: Walk,
+    todo: Tensor,
+    result: Tensor,
+    *,
+    steps: int,
+    floor: float,
+    patience: int,
+    polish: int,
+    score: Score,
+    coarse: bool = False,
+) -> list["Unpolished"]:
+    """Walk from each image that is `todo` (M,); where that ends goes into `result`, and who may be polished comes back.
+
+    What coarse looks take for fooled comes back as not fooled yet.
+    """
+    gradients = query.coarse_gradients if coarse else query.gradients
     home, batch = to_levels(inputs).flatten(1), query.batch
     allowed = torch.ones_like(home) if mask is None else mask.expand_as(inputs).flatten(1).float()
     shape = (batch, home.shape[1])
@@ -124,13 +161,12 @@ def search(
     start, best = torch.zeros(shape), torch.zeros(shape)
     room = Room(torch.zeros(shape), torch.zeros(shape))
     step, size, furthest = torch.zeros(batch, dtype=torch.int64), torch.zeros(batch), torch.zeros(batch)
-    result = home.clone()
     unpolished = []
     waiting = 0
     while True:
-        free = (rows < 0).nonzero().flatten()[: len(inputs) - waiting]
+        free = (rows < 0).nonzero().flatten()[: len(todo) - waiting]
         if len(free):
-            rows[free] = torch.arange(waiting, waiting + len(free))
+            rows[free] = todo[waiting : waiting + len(free)]
             waiting += len(free)
             start[free], best[free], step[free] = home[rows[free]], 0.0, 0
             size[free], furthest[free] = torch.inf, -torch.inf
@@ -140,7 +176,7 @@ def search(
             break
         first = step == 0
         change = torch.where(first.unsqueeze(1), 0.0, walk.propose(room))
-        look = query.gradients(from_levels(start + change).view(batch, *inputs.shape[1:]), rows, score)
+        look = gradients(from_levels(start + change).view(batch, *inputs.shape[1:]), rows, score)
         slope = look.slope.flatten(1) / LEVELS * (room.low < room.high)
         fooled = look.margin > floor
         changed = walk.size(change)
@@ -155,16 +191,12 @@ def search(
         done = (rows >= 0) & (hopeless | enough | over)
         result[rows[done]] = start[done] + best[done]
         last = walk.last() if polish else None
-        left = done & ~hopeless
+        left = done & ~hopeless & ~(coarse & (size == torch.inf))
         if last is not None and bool(left.any()):
-            unpolished.append(Unpolished(rows, start, room, best, size, last).picked(left))
+            known = torch.full_like(size, torch.inf) if coarse else size
+            unpolished.append(Unpolished(rows, start, room, best, known, last).picked(left))
         rows[done] = -1
-    for _ in range(polish):
-        if not unpolished:
-            break
-        together = _mapped(lambda *values: torch.cat(values), *unpolished)
-        unpolished = _polished(query, inputs.shape[1:], walk, together, result, floor=floor)
-    return from_levels(result).view_as(inputs)
+    return unpolished
 
 
 class Unpolished(NamedTuple):
@@ -189,13 +221,29 @@ class Unpolished(NamedTuple):
         return full
 
 
-def _polished(
-    query: Query, shape: torch.Size, walk: Walk, images: Unpolished, result: Tensor, *, floor: float
-) -> list[Unpolished]:
-    """Give each of the `images` one look without gradient; what is smaller goes into `result`.
+def _polish(
+    query: Query,
+    shape: torch.Size,
+    walk: Walk,
+    left: list[Unpolished],
+    result: Tensor,
+    sizes: Tensor,
+    *,
+    floor: float,
+    times: int,
+) -> None:
+    """Up to so many looks without gradient at each image; what is smaller goes into `result`, its size into `sizes`."""
+    for _ in range(times):
+        if not left:
+            break
+        together = _mapped(lambda *values: torch.cat(values), *left)
+        left = _polished(query, shape, walk, together, result, sizes, floor=floor)
 
-    Returns those that may gain by a further one.
-    """
+
+def _polished(
+    query: Query, shape: torch.Size, walk: Walk, images: Unpolished, result: Tensor, sizes: Tensor, *, floor: float
+) -> list[Unpolished]:
+    """One look without gradient at each of the `images`; returns those that may gain by a further one."""
     still = []
     for at in range(0, len(images.rows), query.batch):
         rows, start, room, best, size, last = images.padded(at, query.batch)
@@ -207,7 +255,7 @@ def _polished(
         best = torch.where(better.unsqueeze(1), change, best)
         size = torch.where(better, changed, size)
         real = rows >= 0
-        result[rows[real]] = (start + best)[real]
+        result[rows[real]], sizes[rows[real]] = (start + best)[real], size[real]
         still.append(Unpolished(rows, start, room, best, size, last).picked(real & worth))
     return [images for images in still if len(images.rows)]
 

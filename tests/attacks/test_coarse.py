@@ -1,0 +1,130 @@
+"""Slopes in bfloat16 only lead the way: what fools, and whether they are used at all, is decided by exact answers."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from attacks import coarse
+from attacks.dx import dx
+from attacks.query import Ledger, Query
+
+
+@pytest.fixture
+def multiplies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a machine that multiplies in bfloat16."""
+    monkeypatch.setattr(coarse, "_multiplies", lambda device: True)
+
+
+class Watched(nn.Module):
+    """Answers as `net` does, `astray` logits nearer to the other of two classes in bfloat16, and counts these looks."""
+
+    def __init__(self, net: nn.Module, astray: float = 0.0) -> None:
+        super().__init__()
+        self.net, self.astray, self.coarse_looks = net, astray, 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        rough = torch.is_autocast_enabled("cpu")
+        self.coarse_looks += rough
+        logits: Tensor = self.net(images)
+        return logits + torch.tensor([-self.astray, self.astray]) / 2 if rough else logits
+
+
+def usable(net: nn.Module, points: Tensor) -> bool:
+    with Query(net, torch.zeros(len(points), dtype=torch.int64)) as query:
+        return query.coarse_will_do(points)
+
+
+@pytest.mark.usefixtures("multiplies")
+def test_a_net_whose_coarse_slopes_point_elsewhere_is_asked_exactly(helpers: Any) -> None:
+    class Turning(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            values = images.flatten(1)
+            half = values.shape[1] // 2
+            seen = values[:, :half] if torch.is_autocast_enabled("cpu") else values[:, half:]
+            return torch.stack([seen.sum(1), -seen.sum(1)], dim=1)
+
+    class Refusing(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            if torch.is_autocast_enabled("cpu"):
+                raise RuntimeError("not in this precision")
+            return images.flatten(1)[:, :2]
+
+    class Silent(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return images.flatten(1)[:, :2] * 0
+
+    points = helpers.images(3, (1, 8, 8))
+    assert usable(helpers.LinearNet((1, 8, 8)), points)
+    assert usable(helpers.ConvNet(), points)
+    for net in (Turning(), Refusing(), Silent()):
+        assert not usable(net, points)
+
+
+def test_a_machine_that_does_not_multiply_so_is_not_asked(helpers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(coarse, "_multiplies", lambda device: False)
+    assert not usable(helpers.LinearNet((1, 8, 8)), helpers.images(3, (1, 8, 8)))
+
+
+@pytest.mark.usefixtures("multiplies")
+@pytest.mark.parametrize("astray", [0.0, 0.3, 100.0])
+def test_what_coarse_looks_take_for_fooled_fools_in_the_end(astray: float, helpers: Any) -> None:
+    """Off by a little, the last looks put it right; off so far that none of these fools, it is searched exactly."""
+    net, images = helpers.LinearNet(), helpers.images(400, (1, 12, 12))
+    with torch.no_grad():
+        gap = -net(images).diff(dim=1).flatten()
+    images = images[(gap > 0.5) & (gap < 4)][:8]
+    labels = torch.zeros(len(images), dtype=torch.int64)
+    watched = Watched(net, astray)
+    found = dx(watched, images, labels, effort="fast")
+    assert watched.coarse_looks > 0
+    assert (helpers.predicted(net, found) == 1).all()
+    exact = dx(net, images, labels, effort="default")
+    assert ((found - images).flatten(1).norm(dim=1) <= 1.02 * (exact - images).flatten(1).norm(dim=1)).all()
+
+
+@pytest.mark.usefixtures("multiplies")
+def test_an_image_that_is_wrong_already_stays_whatever_coarse_looks_say(helpers: Any) -> None:
+    net, images = helpers.LinearNet(), helpers.images(60, (1, 12, 12))
+    labels = helpers.predicted(net, images)
+    assert set(labels.tolist()) == {0, 1}
+    found = dx(Watched(net, -2.0), images, torch.zeros_like(labels), effort="fast")
+    assert torch.equal((found != images).flatten(1).any(dim=1), labels == 0)
+
+
+@pytest.mark.usefixtures("multiplies")
+def test_a_coarse_search_ends_alike_in_any_company(helpers: Any) -> None:
+    net, images = helpers.ConvNet(), helpers.images(70, (1, 12, 12))
+    labels = helpers.predicted(net, images)
+    together = dx(net, images, labels, effort="fast")
+    assert (helpers.predicted(net, together) != labels).any()
+    backwards = dx(net, images.flip(0), labels.flip(0), effort="fast").flip(0)
+    alone = torch.cat([dx(net, images[i : i + 1], labels[i : i + 1], effort="fast") for i in range(5)])
+    assert torch.equal(together, backwards)
+    assert torch.equal(together[:5], alone)
+
+
+@pytest.mark.usefixtures("multiplies")
+def test_other_efforts_and_norms_look_exactly(helpers: Any) -> None:
+    images, labels = helpers.images(4, (1, 12, 12)), torch.zeros(4, dtype=torch.int64)
+    for norm, effort in (("l2", "default"), ("l2", "thorough"), ("linf", "fast")):
+        watched = Watched(helpers.LinearNet())
+        dx(watched, images, labels, norm=norm, effort=effort)
+        assert watched.coarse_looks == 0
+
+
+@pytest.mark.usefixtures("multiplies")
+def test_coarse_looks_are_counted_and_what_they_answered_is_not_kept(helpers: Any) -> None:
+    class Noting(Ledger):
+        def note(self, points: Tensor, rows: Tensor, logits: Tensor) -> None:
+            noted.append(logits)
+
+    noted: list[Tensor] = []
+    points, rows = helpers.images(2, (1, 12, 12)), torch.arange(2)
+    ledger = Noting(*(torch.zeros(2, dtype=torch.int64) for _ in range(2)))
+    with Query(Watched(helpers.LinearNet(), 5.0), torch.zeros(2, dtype=torch.int64), ledger=ledger) as query:
+        rough, exact = query.coarse_gradients(points, rows), query.gradients(points, rows)
+    assert ledger.gradients.tolist() == [2, 2]
+    assert len(noted) == 1
+    assert rough.margin - exact.margin == pytest.approx(5.0, abs=0.5)
