@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test units test-cluster lint types format clean
+.PHONY: demo test units units-orchestrator units-others test-cluster lint types format clean
 
 demo: .venv/installed
 	$(BIN)/python -c "import shutil; shutil.rmtree('runs/demo', ignore_errors=True)"
@@ -12,8 +12,14 @@ demo: .venv/installed
 
 test: lint types units
 
-units: .venv/installed-dev
-	$(BIN)/python -m pytest
+# Two halves, which `make --jobs=2 test` runs side by side.
+units: units-orchestrator units-others
+
+units-orchestrator: .venv/installed-dev
+	$(BIN)/python -m pytest tests/orchestrator
+
+units-others: .venv/installed-dev
+	$(BIN)/python -m pytest --ignore tests/orchestrator
 
 test-cluster: .venv/installed-dev
 	$(BIN)/python -m pytest tests/cluster -m cluster
