@@ -5,8 +5,9 @@
 
 1. `dxray attack` on a folder of PNG faces, two workers of one thread each, against the engine alone: two plain
    processes of one thread each, which attack half of the same faces each, from arrays in memory, before each run and
-   after it. The time of the run is from the first shard's beginning to the last part on disk: decoding, writing,
-   reading back and storing are in it, the start of Ray and of its workers is printed apart.
+   after it. What a net needs at its first call is in the time of both. That of the run is from the first shard's
+   beginning to the last part on disk: decoding, writing, reading back and storing are in it, the start of Ray and of
+   its workers is printed apart.
 2. The most memory that the driver and each worker held, and the time of an image, over runs of more and more images (a
    tiny net, FGSM, links to the same thousand files).
 """
@@ -69,7 +70,6 @@ def engine_process(net_folder: str, arrays: str) -> None:
     held = np.load(arrays)
     images, labels = from_levels(torch.from_numpy(held["images"])), torch.from_numpy(held["labels"])
     dx = find("dx")
-    dx(net, images[:8], labels[:8], targets=1 - labels[:8], seed=0)
     print("ready", flush=True)
     sys.stdin.readline()
     started = time.perf_counter()

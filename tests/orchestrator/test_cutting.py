@@ -32,8 +32,9 @@ def test_the_last_rounds_are_smaller_and_none_is_too_small() -> None:
     def sizes(inputs: int) -> list[int]:
         return [stop - start for start, stop in cut(inputs, 2, lambda: 2048)]
 
-    assert sizes(6_000) == [64, 64, 2048, 2048, 800, 800, 80, 80, 8, 8]
-    assert sizes(7_129) == [64, 64, 2048, 2048, 1308, 1308, 131, 131, 14, 13]  # not 13, which would leave 1 for each
+    assert sizes(6_000) == [64, 64, 2048, 2048, 800, 800, 88, 88]
+    assert sizes(7_129) == [64, 64, 2048, 2048, 1308, 1308, 145, 144]  # not 131, which would leave 14 for each
+    assert sizes(7_650) == [64, 64, 2048, 2048, 1542, 1542, 154, 154, 17, 17]
 
 
 def test_a_shard_ends_in_time_and_fits_in_memory() -> None:
