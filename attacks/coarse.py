@@ -15,25 +15,25 @@ from attacks.steadiness import Ask
 AGREED = 0.9  # mean cosine of the two slopes of a point, from which on bfloat16 will do
 TRIED = 4  # points
 
-_found: WeakKeyDictionary[nn.Module, dict[Any, bool]] = WeakKeyDictionary()
+_found: WeakKeyDictionary[nn.Module, dict[Any, tuple[int, bool]]] = WeakKeyDictionary()
 
 
 def coarse_will_do(net: nn.Module, exact: Ask, coarse: Ask, points: Tensor) -> bool:
     """Whether slopes of `net` are worth having in bfloat16: here that is faster, and they show the same way.
 
-    It is tried once for each net and kind of image, on noise like `points` (N, C, H, W), so that it does not depend on
-    the images at hand. Both kinds of asking give logits and slopes.
+    It is tried once for each net and kind of image, and again when weights have changed: on noise like `points`
+    (N, C, H, W), so that it does not depend on the images at hand. Both kinds of asking give logits and slopes.
     """
     device = next((weight.device for weight in net.parameters()), torch.device("cpu"))
     if not _multiplies(device):
         return False
     found = _found.setdefault(net, {})
-    key = (points.shape[1:], device)
-    if key not in found:
+    key, changes = (points.shape[1:], device), sum(weight._version for weight in net.parameters())
+    if key not in found or found[key][0] != changes:
         noise = torch.rand((TRIED, *points.shape[1:]), generator=torch.Generator().manual_seed(0))
         with torch.random.fork_rng(devices=[]):
-            found[key] = _alike(exact, coarse, (noise * 255).round() / 255)
-    return found[key]
+            found[key] = changes, _alike(exact, coarse, (noise * 255).round() / 255)
+    return found[key][1]
 
 
 def _multiplies(device: torch.device) -> bool:

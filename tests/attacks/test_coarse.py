@@ -62,6 +62,29 @@ def test_a_net_whose_coarse_slopes_point_elsewhere_is_asked_exactly(helpers: Any
         assert not usable(net, points)
 
 
+@pytest.mark.usefixtures("multiplies")
+def test_a_net_that_has_learnt_since_is_tried_anew() -> None:
+    class Learning(nn.Module):
+        """In bfloat16 it looks at the values backwards until its weight is 0."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.tensor(1.0))
+
+        def forward(self, images: Tensor) -> Tensor:
+            values = images.flatten(1)
+            if torch.is_autocast_enabled("cpu") and self.weight > 0:
+                values = values.flip(1)
+            seen = values @ torch.linspace(-1, 1, values.shape[1])
+            return torch.stack([seen, -seen], dim=1)
+
+    net, points = Learning(), torch.rand(3, 1, 8, 8)
+    assert not usable(net, points)
+    with torch.no_grad():
+        net.weight.zero_()
+    assert usable(net, points)
+
+
 def test_a_machine_that_does_not_multiply_so_is_not_asked(helpers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(coarse, "_multiplies", lambda device: False)
     assert not usable(helpers.LinearNet((1, 8, 8)), helpers.images(3, (1, 8, 8)))
