@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from models.face_cells import load_cells
-from models.face_classes import CLASSES, class_index, groups
+from models.face_classes import CLASSES, FEW, class_index, groups
 from models.face_listing import SPLITS, FacesError, Listing, Wanted, existing, path_of
 from models.images import one_line
 
@@ -222,11 +222,13 @@ def _asked(label: str, wanted: Wanted) -> list[str]:
 
 
 def _groups(column: pa.ChunkedArray) -> np.ndarray:
-    """A column of numbers or words as classes, see `groups`."""
+    """A column of numbers as classes, see `groups`, or of words, the `FEW` most frequent of which are a class each."""
     values, at = _distinct(_plain(column))
-    words = sorted(value for value in values if isinstance(value, str))
-    numbers: dict[Any, Any] = {None: np.nan} | {word: number for number, word in enumerate(words)}
-    return groups(np.array([numbers.get(value, value) for value in values], np.float64)[at])
+    counted = zip(-np.bincount(at, minlength=len(values)), values, strict=True)
+    frequent = sorted((count, word) for count, word in counted if isinstance(word, str))[:FEW]
+    numbers = {word: number for number, word in enumerate(sorted(word for _, word in frequent))}
+    named = [numbers.get(value) if isinstance(value, str) else value for value in values]
+    return groups(np.array(named, np.float64)[at])
 
 
 def _splits(spec: str, column: pa.ChunkedArray) -> np.ndarray:

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from models import faces
-from models.face_classes import class_index, label_of_utkface
+from models.face_classes import FEW, class_index, label_of_utkface
 from models.faces import Faces, FacesError, read, split_of
 from models.images import encode_png
 
@@ -501,6 +501,15 @@ def test_further_columns_are_read_where_they_are_asked_for(values: pa.Array, fou
     assert {name: told.tolist() for name, told in result.beside.items()} == {"age": found}
     gaps = raw_table(tmp_path / "u.parquet", 4, age=values, gender=[0, None, 1, 0])
     assert read(gaps, beside=("age",)).beside["age"].tolist() == [found[0], found[2], found[3]]
+
+
+def test_of_many_words_the_most_frequent_are_classes_and_the_others_unknown(tmp_path: Path) -> None:
+    words = [f"{i:02d}" for i in range(FEW + 3)] * 2
+    del words[5], words[0]  # so that 00 and 05 are there once, as is the very last
+    words.append("last")
+    told = read(raw_table(tmp_path / "t.parquet", len(words), place=words), beside=("place",)).beside["place"]
+    frequent = [f"{i:02d}" for i in range(FEW + 3) if i not in (0, 5)][:FEW]
+    assert told.tolist() == [frequent.index(word) if word in frequent else -1 for word in words]
 
 
 def test_the_label_may_be_asked_for_again(tmp_path: Path) -> None:
