@@ -40,8 +40,8 @@ L0_WALK = partial(SparseWalk, norm="l0", trust=64.0, error=(0.25, 0.6), memory=0
 PLANS: dict[str, dict[str, Plan]] = {
     "l2": {
         "fast": Plan(4, 6, partial(L2Walk, turn=(0.65, 0.65)), coarse=True),
-        "default": Plan(6, 6, partial(L2Walk, turn=(0.65, 1.0))),
-        "thorough": Plan(20, 6, partial(L2Walk, turn=(0.65, 0.05), memory=1)),
+        "default": Plan(6, 6, partial(L2Walk, turn=(0.65, 1.0)), coarse=True),
+        "thorough": Plan(20, 6, partial(L2Walk, turn=(0.65, 0.05), memory=1), coarse=True),
     },
     "linf": {
         "fast": Plan(8, 0, partial(LinfWalk, tries=2)),
@@ -81,8 +81,8 @@ def dx(
     net: logits (N, classes) or (N, 1) from images float32 (N, C, H, W) in [0, 1].
     inputs, labels: images and the class int64 (N,) each is to leave. targets: the class to reach, None for any other.
     mask: bool (N or 1, 1, H, W), True where change is allowed.
-    effort: "fast", "default" or "thorough": how many looks the smallness of the change is worth. In L2 "fast" takes its
-        gradients in bfloat16 where the CPU multiplies in it; what fools is decided in the net's own precision.
+    effort: "fast", "default" or "thorough": how many looks the smallness of the change is worth. In L2 gradients are
+        in bfloat16 where the CPU multiplies in it; what fools is decided in the net's own precision.
     steps: gradients an image, instead of the effort's; one that is never fooled, or in L2 one at which the net bends,
         gets up to four times as many.
     confidence: margin in logits to be reached beyond the small one that keeps a saved image fooling.

@@ -8,17 +8,26 @@ from models.layers import Halve, Normalise, check_grid, convolution, head
 class DenseBlock(nn.Module):
     """`convs` 3x3 convolutions, each concatenated to all it read; then 2x2 max-pooling; then 1x1 to `out_channels`.
 
-    `(N, inputs, H, W) -> (N, out_channels, H/2, W/2)`
+    `(N, inputs, H, W) -> (N, out_channels, H/2, W/2)`; `signed`: what comes in may be negative.
     """
 
     def __init__(
-        self, inputs: int, *, convs: int, filters: int, out_channels: int, batch_norm: bool, dropout: float
+        self,
+        inputs: int,
+        *,
+        convs: int,
+        filters: int,
+        out_channels: int,
+        batch_norm: bool,
+        dropout: float,
+        signed: bool = False,
     ) -> None:
         super().__init__()
         self.convs = nn.ModuleList(
             convolution(inputs + i * filters, filters, 3, batch_norm=batch_norm, dropout=dropout, joined=True)
             for i in range(convs)
         )
+        self.pool_inputs = Halve(signed=signed)
         self.pool = Halve()
         self.squeeze = convolution(
             inputs + convs * filters, out_channels, 1, batch_norm=batch_norm, dropout=dropout, joined=True
@@ -28,7 +37,7 @@ class DenseBlock(nn.Module):
         found = [features]
         for conv in self.convs:
             found.append(conv(*found))
-        return self.squeeze(*(self.pool(features) for features in found))
+        return self.squeeze(self.pool_inputs(features), *(self.pool(made) for made in found[1:]))
 
 
 class DenseNet(nn.Module):
@@ -77,6 +86,7 @@ class DenseNet(nn.Module):
                     out_channels=out_channels,
                     batch_norm=batch_norm,
                     dropout=dropout,
+                    signed=i == 0,  # a normalised image
                 )
                 for i in range(blocks)
             )

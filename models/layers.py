@@ -156,13 +156,17 @@ def _groups(inputs: Sequence[Tensor], need_gradient: Sequence[bool], *, width: i
 
 
 class Halve(nn.Module):
-    """2x2 max-pooling of values that are not negative: `(N, C, H, W) -> (N, C, H // 2, W // 2)`."""
+    """2x2 max-pooling: `(N, C, H, W) -> (N, C, H // 2, W // 2)`; of values that are not negative unless `signed`."""
+
+    def __init__(self, *, signed: bool = False) -> None:
+        super().__init__()
+        self.signed = signed
 
     def forward(self, features: Tensor) -> Tensor:
         if torch.jit.is_scripting():  # type: ignore[attr-defined]
             return nn.functional.max_pool2d(features, 2)
         needs_gradient = features.requires_grad and torch.is_grad_enabled()
-        if features.device.type != "cpu" or (needs_gradient and features.dtype != torch.bfloat16):
+        if features.device.type != "cpu" or (needs_gradient and (self.signed or features.dtype != torch.bfloat16)):
             return nn.functional.max_pool2d(features, 2)
         height, width = features.shape[2] // 2 * 2, features.shape[3] // 2 * 2
         even = features[:, :, :height, :width]

@@ -127,6 +127,17 @@ def test_halving_is_max_pooling_to_the_last_bit(size: tuple[int, int], layout: t
     assert torch.equal(ours.grad, theirs.grad)
 
 
+def test_halving_of_what_may_be_negative_is_max_pooling_with_gradients_too() -> None:
+    features = torch.randn(4, 1, 8, 10, generator=torch.Generator().manual_seed(0)).to(torch.bfloat16)
+    ours, theirs = features.clone().requires_grad_(True), features.clone().requires_grad_(True)
+    first, second = Halve(signed=True)(ours), nn.functional.max_pool2d(theirs, 2)
+    assert torch.equal(first, second)
+    for halved, read in ((first, ours), (second, theirs)):
+        halved.sum().backward()
+        assert read.grad is not None
+    assert torch.equal(ours.grad, theirs.grad)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("channels", [1, 5])
 def test_halving_without_gradients_takes_any_values(kind: torch.dtype, channels: int) -> None:
