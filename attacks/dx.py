@@ -41,7 +41,7 @@ PLANS: dict[str, dict[str, Plan]] = {
     "l2": {
         "fast": Plan(4, 6, partial(L2Walk, turn=(0.65, 0.65)), coarse=True),
         "default": Plan(6, 6, partial(L2Walk, turn=(0.65, 1.0)), coarse=True),
-        "thorough": Plan(20, 6, partial(L2Walk, turn=(0.65, 0.05), memory=1), coarse=True),
+        "thorough": Plan(28, 6, partial(L2Walk, turn=(0.8, 0.02), memory=1), coarse=True),
     },
     "linf": {
         "fast": Plan(8, 0, partial(LinfWalk, tries=2)),
