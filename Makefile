@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test units units-orchestrator units-others test-cluster lint types format clean
+.PHONY: demo test units units-trainings units-others test-cluster lint types format clean
 
 demo: .venv/installed
 	$(BIN)/python -c "import shutil; shutil.rmtree('runs/demo', ignore_errors=True)"
@@ -12,14 +12,16 @@ demo: .venv/installed
 
 test: lint types units
 
-# Two halves, which `make --jobs=2 test` runs side by side.
-units: units-orchestrator units-others
+# Two halves that take as long, which `make --jobs=2 test` runs side by side.
+TRAININGS := tests/orchestrator/test_sweep*.py tests/orchestrator/test_retrain*.py
 
-units-orchestrator: .venv/installed-dev
-	$(BIN)/python -m pytest tests/orchestrator
+units: units-trainings units-others
+
+units-trainings: .venv/installed-dev
+	$(BIN)/python -m pytest $(TRAININGS)
 
 units-others: .venv/installed-dev
-	$(BIN)/python -m pytest --ignore tests/orchestrator
+	$(BIN)/python -m pytest $(TRAININGS:%=--ignore-glob '%')
 
 test-cluster: .venv/installed-dev
 	$(BIN)/python -m pytest tests/cluster -m cluster
