@@ -199,16 +199,13 @@ class Query:
 
     def margins(self, points: Tensor, rows: Tensor) -> Tensor:
         """Margins (M,) at points (M, C, H, W), counted as one forward each."""
-        owner = rows.clamp(min=0)
-        return margin(
-            self.logits(points, rows), self.labels[owner], None if self.targets is None else self.targets[owner]
-        )
+        return self.answers(points, rows)[0]
 
-    def wrong(self, points: Tensor, rows: Tensor) -> Tensor:
-        """Whether (M,) points are given another class than their label, or fool already; counted as a forward each."""
+    def answers(self, points: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Margins and predicted classes (M,) at points (M, C, H, W), counted as one forward each."""
         logits, owner = self.logits(points, rows), rows.clamp(min=0)
-        aims = None if self.targets is None else self.targets[owner]
-        return (logits.argmax(dim=1) != self.labels[owner]) | (margin(logits, self.labels[owner], aims) > 0)
+        targets = None if self.targets is None else self.targets[owner]
+        return margin(logits, self.labels[owner], targets), logits.argmax(dim=1)
 
     def coarse_will_do(self, points: Tensor) -> bool:
         """Whether `coarse_gradients` are worth asking for at points like these (N, C, H, W): see `attacks.coarse`."""

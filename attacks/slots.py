@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from attacks.lattice import LEVELS, from_levels, to_levels
-from attacks.query import Look, Query, Score, margin
+from attacks.query import Query, Score, margin
 
 GAIN = 3e-4  # share of the radius that a further look along a ray must promise
 NEAR = 5e-4  # how far beyond the border the last looks along a ray aim, as a share of the whole way
@@ -123,14 +123,26 @@ def search(
     """
     result, sizes = to_levels(inputs).flatten(1), torch.full((len(inputs),), torch.inf)
     rows = torch.arange(len(inputs))
-    how: dict[str, Any] = {"steps": steps, "floor": floor, "patience": patience, "polish": polish, "score": score}
-    if coarse and query.coarse_will_do(inputs):
-        rows = rows[~query.wrong(inputs, rows)]
-        left = _walked(query, inputs, mask, walk, rows, result, **how, coarse=True)
+    coarse = coarse and query.coarse_will_do(inputs)
+    if coarse:
+        rows = rows[~_already_wrong(query, rows, *query.answers(inputs, rows))]
+    for rough in (True, False) if coarse else (False,):
+        left = _walked(
+            query,
+            inputs,
+            mask,
+            walk,
+            rows,
+            result,
+            steps=steps,
+            floor=floor,
+            patience=patience,
+            polish=polish,
+            score=score,
+            coarse=rough,
+        )
         _polish(query, inputs.shape[1:], walk, left, result, sizes, floor=floor, times=polish)
         rows = rows[sizes[rows] == torch.inf]
-    left = _walked(query, inputs, mask, walk, rows, result, **how)
-    _polish(query, inputs.shape[1:], walk, left, result, sizes, floor=floor, times=polish)
     return from_levels(result).view_as(inputs)
 
 
@@ -147,7 +159,7 @@ def _walked(
     patience: int,
     polish: int,
     score: Score,
-    coarse: bool = False,
+    coarse: bool,
 ) -> list["Unpolished"]:
     """Walk from each image that is `todo` (M,); where that ends goes into `result`, and who may be polished comes back.
 
@@ -186,7 +198,7 @@ def _walked(
         furthest = torch.where(better, look.margin, furthest)
         enough = walk.learn(room, change, floor - look.margin, slope, step, size)
         step += 1
-        hopeless = first & (_already_wrong(query, look, rows) | (slope == 0).all(dim=1))
+        hopeless = first & (_already_wrong(query, rows, look.margin, look.predicted) | (slope == 0).all(dim=1))
         over = step >= torch.where(size < torch.inf, steps, patience * steps)
         done = (rows >= 0) & (hopeless | enough | over)
         result[rows[done]] = start[done] + best[done]
@@ -267,5 +279,5 @@ def _mapped(of: Callable[..., Tensor], *parts: Any) -> Any:
     return type(parts[0])(*(_mapped(of, *place) for place in zip(*parts, strict=True)))
 
 
-def _already_wrong(query: Query, look: Look, rows: Tensor) -> Tensor:
-    return (look.predicted != query.labels[rows.clamp(min=0)]) | (look.margin > 0)
+def _already_wrong(query: Query, rows: Tensor, margins: Tensor, predicted: Tensor) -> Tensor:
+    return (predicted != query.labels[rows.clamp(min=0)]) | (margins > 0)

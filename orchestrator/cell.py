@@ -88,6 +88,7 @@ def measure_stopped(cell: Mapping[str, Any], data: Mapping[str, Any], folder: Pa
     if (folder / RESULT).exists():
         return read_json(folder / RESULT)
     _sweep_out(folder)
+    data = _as_used(cell, data)
     card = _card(cell, data)
     net = card.build()
     history = load_judged(folder / STATE, net)
@@ -104,7 +105,8 @@ def _train(
     least: MutableMapping[str, int],
     on_epoch: Callable[[dict[str, Any]], None] | None,
 ) -> dict[str, Any]:
-    images, labels = _train_split(cell, data)
+    data = _as_used(cell, data)
+    images, labels = data["train"]
     card = _card(cell, data)
     asked = {name: cell[name] for name in FIT_PARAMETERS if name in cell}
     if allowed:
@@ -168,7 +170,7 @@ def _measured(
         "majority_share": float(np.bincount(labels).max() / len(labels)),
         "largest_answer_share": float(np.bincount(answers).max() / len(answers)),
         "parameter_count": sum(p.numel() for p in net.parameters()),
-        "train_images": len(_train_split(cell, data)[0]),
+        "train_images": len(data["train"][0]),
         "validate": {name: float((_answers(net, seen) == true).mean()) for name, (seen, true) in validate.items()},
     }
     card.trained = {"cell": dict(cell), "data": data["source"], "data_sha256": data["sha256"], **measured}
@@ -193,7 +195,7 @@ def _defended(
     torch.manual_seed(cell["seed"])
     found = defended(net, name, **card.defence["parameters"]).to(device_of(net))
     if name in TAUGHT:
-        TAUGHT[name](found, *_train_split(cell, data), seed=cell["seed"], state=folder / TAUGHT_STATE)
+        TAUGHT[name](found, *data["train"], seed=cell["seed"], state=folder / TAUGHT_STATE)
     return found
 
 
@@ -219,7 +221,7 @@ def _findings(
 ) -> list[str]:
     """Names of what is wrong with the training, as far as it shows without a further look at the net."""
     images, labels = data["test"]
-    splits = {"train": Split(*_train_split(cell, data)), "test": Split(images, labels, logits=logits)}
+    splits = {"train": Split(*data["train"]), "test": Split(images, labels, logits=logits)}
     return cheap_findings(Evidence(data["classes"], splits, history=history), of_data=data.get("findings", ()))
 
 
@@ -238,11 +240,12 @@ def _card(cell: Mapping[str, Any], data: Mapping[str, Any]) -> ModelCard:
     )
 
 
-def _train_split(cell: Mapping[str, Any], data: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-    images, labels = data["train"]
+def _as_used(cell: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
+    """The data with what the cell learns as its `train`."""
+    learnt = data["train"]
     if cell.get("refit"):
-        images, labels = (np.concatenate(both) for both in zip(data["train"], data["validation"], strict=True))
-    return images[: cell.get("train_size")], labels[: cell.get("train_size")]
+        learnt = [np.concatenate(both) for both in zip(data["train"], data["validation"], strict=True)]
+    return {**data, "train": tuple(part[: cell.get("train_size")] for part in learnt)}
 
 
 def reason_of(wrong: Exception, allowed: float | None = None) -> str:

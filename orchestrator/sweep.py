@@ -264,15 +264,15 @@ def _arrays(config: SweepConfig, faces: Faces, console: Console) -> tuple[dict[s
     """What every training gets, as plain arrays, and the hashes of all faces in it, as they are recorded."""
     hashes: dict[str, Any] = {"data_sha256": faces.sha256()}
     data: dict[str, Any] = {"classes": faces.classes, "source": faces.source, "sha256": hashes["data_sha256"]}
+    beside = {}
     for name in ("train", "validation", "test"):
         split = faces.shuffled(name)
         if not len(split):
             raise UserError(f"'{faces.source}' has no {name} images; give a source with more faces")
         data[name] = (split.images, split.labels)
-        if name == "train":
-            data["beside"] = split.beside
-        if name == "validation":
-            data["beside"] = {told: np.concatenate([data["beside"][told], split.beside[told]]) for told in split.beside}
+        beside[name] = split.beside
+    told = {name: (beside["train"][name], beside["validation"][name]) for name in faces.beside}
+    data["beside"] = {name: np.concatenate(both) for name, both in told.items()}
     splits = {name: Split(*data[name]) for name in ("train", "test")}
     data["findings"] = data_findings(splits, faces.classes)
     others = {name: _other(name, source, config, faces) for name, source in config.validate.items()}

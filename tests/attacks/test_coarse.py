@@ -116,8 +116,11 @@ def test_an_image_that_is_wrong_already_stays_whatever_coarse_looks_say(helpers:
     net, images = helpers.LinearNet(), helpers.images(60, (1, 12, 12))
     labels = helpers.predicted(net, images)
     assert set(labels.tolist()) == {0, 1}
-    found = dx(Watched(net, -2.0), images, torch.zeros_like(labels), effort="fast")
+    ledger = Ledger.empty(len(images))
+    found = dx(Watched(net, -2.0), images, torch.zeros_like(labels), effort="fast", ledger=ledger)
     assert torch.equal((found != images).flatten(1).any(dim=1), labels == 0)
+    assert (ledger.gradients[labels == 1] == 0).all()
+    assert (ledger.forwards[labels == 1] == 1).all()
 
 
 @pytest.mark.usefixtures("multiplies")

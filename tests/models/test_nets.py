@@ -101,3 +101,18 @@ def test_what_makes_no_net_is_refused(net: str, parameters: dict[str, Any], sent
 def test_an_unknown_net_lists_the_known() -> None:
     with pytest.raises(ValueError, match="densenet"):
         build("alexnet")
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_slopes_in_bfloat16_show_the_way_of_those_in_float32(name: str) -> None:
+    """What is negative, as a normalised image is in places, must not be pooled as if it were not."""
+    torch.manual_seed(0)
+    net, images = build(name).eval(), torch.rand(8, 1, 48, 48)
+
+    def slopes(rough: bool) -> torch.Tensor:
+        points = images.clone().requires_grad_(True)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=rough):
+            total = net(points).float().diff(dim=1).sum()
+        return torch.autograd.grad(total, points)[0].flatten(1)
+
+    assert torch.nn.functional.cosine_similarity(slopes(False), slopes(True)).mean() > 0.9

@@ -13,7 +13,7 @@ from torch import nn
 
 from models.faces import read
 from models.images import encode_png
-from orchestrator.cell import RESULT, _train_split, train_cell
+from orchestrator.cell import RESULT, _as_used, train_cell
 from orchestrator.console import Console
 from orchestrator.doctor import _splits
 from orchestrator.store import replace_folder, write_json
@@ -87,7 +87,7 @@ def test_validation_images_that_were_learnt_count_as_learnt(pictures: Path) -> N
         "test": sizes["test"],
     }
     data, _ = _arrays(SweepConfig(), faces, Console())
-    images, labels = _train_split({"refit": True}, data)
+    images, labels = _as_used({"refit": True}, data)["train"]
     assert np.array_equal(splits["train"].images, images)
     assert np.array_equal(splits["train"].labels, labels)
     assert len(_splits(faces, {"train_size": 9})["train"]) == 9
