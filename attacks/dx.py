@@ -44,9 +44,9 @@ PLANS: dict[str, dict[str, Plan]] = {
         "thorough": Plan(28, 6, partial(L2Walk, turn=(0.8, 0.02), memory=1), coarse=True),
     },
     "linf": {
-        "fast": Plan(8, 0, partial(LinfWalk, tries=2)),
-        "default": Plan(14, 0, partial(LinfWalk, tries=5)),
-        "thorough": Plan(40, 0, partial(LinfWalk, tries=15)),
+        "fast": Plan(8, 0, partial(LinfWalk, tries=2), coarse=True),
+        "default": Plan(14, 0, partial(LinfWalk, tries=5), coarse=True),
+        "thorough": Plan(40, 0, partial(LinfWalk, tries=15), coarse=True),
     },
     "l1": {
         "fast": Plan(15, 0, L1_WALK),
@@ -81,8 +81,8 @@ def dx(
     net: logits (N, classes) or (N, 1) from images float32 (N, C, H, W) in [0, 1].
     inputs, labels: images and the class int64 (N,) each is to leave. targets: the class to reach, None for any other.
     mask: bool (N or 1, 1, H, W), True where change is allowed.
-    effort: "fast", "default" or "thorough": how many looks the smallness of the change is worth. In L2 gradients are
-        in bfloat16 where the CPU multiplies in it; what fools is decided in the net's own precision.
+    effort: "fast", "default" or "thorough": how many looks the smallness of the change is worth. In L2 and Linf
+        gradients are in bfloat16 where the CPU multiplies in it; what fools is decided in the net's own precision.
     steps: gradients an image, instead of the effort's; one that is never fooled, or in L2 one at which the net bends,
         gets up to four times as many.
     confidence: margin in logits to be reached beyond the small one that keeps a saved image fooling.

@@ -42,6 +42,16 @@ class Last(Protocol):
         ...
 
 
+class Confirming(NamedTuple):
+    """One look at what a walk by coarse slopes ended at."""
+
+    def look(self, room: Room, best: Tensor) -> Tensor:
+        return best
+
+    def learn(self, room: Room, best: Tensor, change: Tensor, excess: Tensor) -> tuple["Confirming", Tensor]:
+        return self, torch.zeros_like(excess, dtype=torch.bool)
+
+
 class Ray(NamedTuple):
     """A last direction (B, D), the radius (B,) to look at along it, and the last slope (B, D) seen, per grey level."""
 
@@ -118,8 +128,8 @@ def search(
     the walk has them. An image that is already wrong, has no room, or whose first gradient is zero comes back
     unchanged; one that is never fooled comes back as the point of largest margin.
 
-    With `coarse` the walks go by slopes in bfloat16, where these will do, and the looks without gradient say what
-    fools; where none of them does, an image is searched again without.
+    With `coarse` the walks go by slopes in bfloat16, where these will do, and the looks without gradient, then at least
+    one, say what fools; where none of them does, an image is searched again without.
     """
     result, sizes = to_levels(inputs).flatten(1), torch.full((len(inputs),), torch.inf)
     rows = torch.arange(len(inputs))
@@ -141,7 +151,8 @@ def search(
             score=score,
             coarse=rough,
         )
-        _polish(query, inputs.shape[1:], walk, left, result, sizes, floor=floor, times=polish)
+        looks = max(polish, 1) if rough else polish
+        _polish(query, inputs.shape[1:], walk, left, result, sizes, floor=floor, times=looks)
         rows = rows[sizes[rows] == torch.inf]
     return from_levels(result).view_as(inputs)
 
@@ -203,6 +214,8 @@ def _walked(
         done = (rows >= 0) & (hopeless | enough | over)
         result[rows[done]] = start[done] + best[done]
         last = walk.last() if polish else None
+        if coarse and last is None:
+            last = Confirming()
         left = done & ~hopeless & ~(coarse & (size == torch.inf))
         if last is not None and bool(left.any()):
             known = torch.full_like(size, torch.inf) if coarse else size
