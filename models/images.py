@@ -19,6 +19,7 @@ import io
 import stat
 import threading
 import warnings
+import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache
@@ -108,7 +109,10 @@ def encode_png(image: np.ndarray) -> bytes:
     if pixels.size == 0:
         raise ValueError(f"an image of shape {image.shape} has no pixels")
     buffer = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, format="PNG")
+    # Runs are all that is looked for: in photographs there is hardly more to be found. Seen: grey faces of 48x48 get no
+    # larger in 0.85 of the time, their amplified changes smaller in half of it; colour ones of 200x200 2 % larger in
+    # a quarter of it.
+    Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, format="PNG", compress_type=zlib.Z_RLE)
     return buffer.getvalue()
 
 
