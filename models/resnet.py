@@ -1,5 +1,6 @@
 """ResNet (He et al. 2015, https://arxiv.org/abs/1512.03385), small and for small faces."""
 
+import torch
 from torch import Tensor, nn
 
 from models.layers import Dropout, Halve, Logits, Normalise, check_grid
@@ -32,8 +33,8 @@ class Residual(nn.Module):
 class ResNet(nn.Module):
     """Grey faces in [0, 1] to logits; batch norm throughout.
 
-    One convolution at full size, then blocks that halve it and work there. Shapes with the defaults (3 blocks of 4
-    convolutions, 32 filters in the first; 690,802 parameters):
+    One convolution at full size and residuals there if asked for, then blocks that halve it and work there. Shapes with
+    the defaults (3 blocks of 4 convolutions, 32 filters in the first; 690,802 parameters):
     `(N, 1, 48, 48) -> (N, 16, 48, 48) -> (N, 32, 24, 24) -> (N, 64, 12, 12) -> (N, 128, 6, 6) -> (N, 128) -> (N, 2)`
 
     Args:
@@ -41,8 +42,10 @@ class ResNet(nn.Module):
         convs: 3x3 convolutions in a block, an even number: two for each residual.
         filters: filters of each convolution of the first block; each block has twice those of the one before, and the
             convolution at full size half of them.
+        full: residuals at full size, with the filters of the convolution there; 0 or more.
         dropout: share of values dropped within each residual and before the last layer, in [0, 1).
         mirror: in eval mode the logits are the mean of those of the image and of its mirror image, for twice the time.
+        moved: in eval mode also of the image moved by a pixel up, down, left and right, for five times the time.
         classes, channels, size: what goes in and out; `size` is (height, width) in pixels.
 
     Raises:
@@ -55,8 +58,10 @@ class ResNet(nn.Module):
         blocks: int = 3,
         convs: int = 4,
         filters: int = 32,
+        full: int = 0,
         dropout: float = 0.0,
         mirror: bool = False,
+        moved: bool = False,
         classes: int = 2,
         channels: int = 1,
         size: tuple[int, int] = (48, 48),
@@ -65,13 +70,15 @@ class ResNet(nn.Module):
         check_grid(size, blocks=blocks, convs=convs, filters=filters, dropout=dropout)
         if convs % 2:
             raise ValueError(f"convs={convs}: a residual has two convolutions, so a ResNet needs an even number")
-        self.mirror = mirror
+        if full < 0:
+            raise ValueError(f"full={full}: residuals at full size must be 0 or more")
+        self.mirror, self.moved = mirror, moved
         self.normalise = Normalise(channels)
         inputs = max(1, filters // 2)
         self.stem = nn.Sequential(
             nn.Conv2d(channels, inputs, 3, padding=1, bias=False), nn.BatchNorm2d(inputs), nn.ReLU(inplace=True)
         )
-        layers: list[nn.Module] = []
+        layers: list[nn.Module] = [Residual(inputs, inputs, dropout=dropout) for _ in range(full)]
         for block in range(blocks):
             layers.append(Halve())
             for _ in range(convs // 2):
@@ -81,10 +88,23 @@ class ResNet(nn.Module):
         self.head = nn.Sequential(nn.Dropout(dropout), Logits(inputs, classes))
 
     def forward(self, images: Tensor) -> Tensor:
-        if self.mirror and not self.training:
-            return (self._logits(images) + self._logits(images.flip(3))) / 2
-        return self._logits(images)
+        if self.training or not (self.mirror or self.moved):
+            return self._logits(images)
+        views = [images, *_moved(images)] if self.moved else [images]
+        if self.mirror:
+            views += [view.flip(3) for view in views]
+        return torch.stack([self._logits(view) for view in views]).mean(0)
 
     def _logits(self, images: Tensor) -> Tensor:
         features = self.blocks(self.stem(self.normalise(images)))
         return self.head(features.mean((2, 3)))
+
+
+def _moved(images: Tensor) -> list[Tensor]:
+    """Images `(N, C, H, W)` moved by a pixel up, down, left and right, the row at the edge standing for the new one."""
+    return [
+        torch.cat([images[:, :, 1:], images[:, :, -1:]], 2),
+        torch.cat([images[:, :, :1], images[:, :, :-1]], 2),
+        torch.cat([images[..., 1:], images[..., -1:]], 3),
+        torch.cat([images[..., :1], images[..., :-1]], 3),
+    ]

@@ -29,10 +29,12 @@ NET_PARAMETERS = {
     "blocks": Parameter(int, "blocks, each of which halves the image", "4", least=1),
     "convs": Parameter(int, "3x3 convolutions in a block", "densenet 3, convnet 2", least=1),
     "filters": Parameter(int, "filters of each convolution", "8 16", least=1),
+    "full": Parameter(int, "resnet: residuals at full size, before the blocks", "0"),
     "out_channels": Parameter(int, "channels after a dense block", "32", least=1),
     "dropout": Parameter(float, "share of values dropped after each convolution", "0.1"),
     "batch_norm": Parameter(bool, "batch norm after each convolution", "on"),
     "mirror": Parameter(bool, "resnet: answers for the image and its mirror image, averaged", "off"),
+    "moved": Parameter(bool, "resnet: and for it moved by a pixel each way, averaged", "off"),
 }
 FIT_PARAMETERS = {
     "epochs": Parameter(int, "passes over the training images", "8", least=1),

@@ -148,7 +148,8 @@ def _trial(config: dict[str, Any], shared: list[ray.ObjectRef], out: Place, limi
 def work_of(cell: Mapping[str, Any], data: Mapping[str, Any]) -> float:
     """What a training costs beside others: multiplications over all epochs. 0 where the cell makes no net."""
     images = data["train"][0][: cell.get("train_size")]
-    net = tuple((name, cell[name]) for name in NET_PARAMETERS if name in cell and name not in ("dropout", "mirror"))
+    asked = [name for name in NET_PARAMETERS if name in cell and name not in ("dropout", "mirror", "moved")]
+    net = tuple((name, cell[name]) for name in asked)
     try:
         return _multiplications(cell["net"], net, images.shape[1:], len(data["classes"])) * len(images) * cell["epochs"]
     except (ValueError, RuntimeError):

@@ -77,6 +77,30 @@ def test_with_mirror_an_image_and_its_mirror_image_get_one_answer_but_not_while_
     assert torch.allclose(made(images), made(images.flip(3)), atol=1e-6)
 
 
+def test_moved_answers_with_the_mean_over_five_places_but_not_while_learning() -> None:
+    made = build("resnet", filters=4, moved=True, mirror=True)
+    alone = build("resnet", filters=4)
+    images = torch.rand(3, 1, 48, 48)
+    made(images)  # which moves the statistics of batch norm
+    alone.load_state_dict(made.state_dict())
+    assert torch.equal(made.train()(images), alone.train()(images))
+    made.eval(), alone.eval()
+    wide = torch.nn.functional.pad(images, (1, 1, 1, 1), mode="replicate")
+    places = [wide[:, :, y : y + 48, x : x + 48] for y, x in ((1, 1), (2, 1), (0, 1), (1, 2), (1, 0))]
+    views = [view for place in places for view in (place, place.flip(3))]
+    assert torch.allclose(made(images), torch.stack([alone(view) for view in views]).mean(0), atol=1e-6)
+    assert not torch.allclose(made(images), alone(images), atol=1e-4)
+
+
+def test_residuals_at_full_size_come_before_the_first_halving() -> None:
+    made = build("resnet", filters=4, full=2)
+    kinds = [type(layer).__name__ for layer in made.get_submodule("blocks").children()]
+    assert kinds[:3] == ["Residual", "Residual", "Halve"]
+    assert made(torch.rand(2, 1, 48, 48)).shape == (2, 2)
+    with pytest.raises(ValueError, match="full=-1"):
+        build("resnet", full=-1)
+
+
 @pytest.mark.parametrize("size", [(48, 48), (50, 38), (33, 17)])
 def test_sizes_that_cannot_be_halved_evenly_fit_all_nets(size: tuple[int, int]) -> None:
     for net in MODELS:

@@ -17,5 +17,5 @@ def test_it_grows_with_epochs_and_filters_and_not_by_what_a_training_does_not_do
     assert work_of(CELL | {"train_size": 5}, DATA) == usual / 2
     assert work_of(CELL | {"filters": 64}, DATA) > 2 * usual
     assert work_of(CELL | {"dropout": 0.3}, DATA) == usual
-    assert work_of(CELL | {"mirror": True}, DATA) == usual  # that is done when it answers
+    assert work_of(CELL | {"mirror": True, "moved": True}, DATA) == usual  # that is done when it answers
     assert work_of(CELL | {"blocks": 9}, DATA) == 0
