@@ -16,9 +16,7 @@ from orchestrator.store import parts, read_table
 
 FIRST = 64  # images of each worker's first shard, by which the cost of an image is measured
 SHARE = 0.9  # of what is left, to be taken in a round; it was seen to leave few shards and workers that end together
-# Images for each worker that are not left for a round of their own. A round costs each worker the time of 12 images, as
-# was seen, and evens out what workers' speeds differ by, some hundredths of the tenfold that this is left of.
-LITTLE = 24
+LITTLE = 16  # images for each worker: a round of them would cost more than it evens out (seen: the time of 12 images)
 SECONDS = 60.0  # of a shard, about: what a kill may undo, and how often the progress moves
 MOST = 2048
 _BYTES = 256 * 2**20  # of memory for the images of a shard

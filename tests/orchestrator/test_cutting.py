@@ -34,7 +34,7 @@ def test_the_last_rounds_are_smaller_and_none_is_too_small() -> None:
 
     assert sizes(6_000) == [64, 64, 2048, 2048, 800, 800, 88, 88]
     assert sizes(7_129) == [64, 64, 2048, 2048, 1308, 1308, 145, 144]  # not 131, which would leave 14 for each
-    assert sizes(4_724) == [64, 64, 2048, 2048, 225, 225, 25, 25]
+    assert sizes(7_650) == [64, 64, 2048, 2048, 1542, 1542, 154, 154, 17, 17]
 
 
 def test_a_shard_ends_in_time_and_fits_in_memory() -> None:
