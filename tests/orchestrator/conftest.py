@@ -76,7 +76,8 @@ def one_round(
     face_table: Path, trained: Path, tmp_path_factory: pytest.TempPathFactory, local_ray: None
 ) -> tuple[list[str], Path]:
     """What is asked of a retraining of the trained net in one round, and its folder when nobody kills it."""
-    asked = ["--data", f"parquet:{face_table}", "--rounds", "1", "--epochs", "8"]
+    # As many epochs as leave a state to be seen for seconds: it is gone when the fit is over.
+    asked = ["--data", f"parquet:{face_table}", "--rounds", "1", "--epochs", "40"]
     asked += ["--attack-faces", "40", "--held-out", "20"]
     out = tmp_path_factory.mktemp("one round") / "whole"
     with pytest.MonkeyPatch.context() as patch:

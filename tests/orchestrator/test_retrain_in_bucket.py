@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("bucket")
 
 
 def test_killed_in_the_fit_the_rounds_are_those_of_a_run_in_a_folder(
-    one_round: tuple[list[str], Path], trained: Path, many: Path, dxray: Callable[..., Said]
+    one_round: tuple[list[str], Path], trained: Path, many: Path, dxray: Callable[..., Said], tmp_path: Path
 ) -> None:
     """On one CPU, for the fit has as many threads; attacks in a bucket are killed in `test_object_store.py`."""
     asked, whole = one_round
@@ -30,11 +30,15 @@ def test_killed_in_the_fit_the_rounds_are_those_of_a_run_in_a_folder(
     out = ObjectPath("s3://lab/a retraining")
     fit = out / "rounds" / "0001" / "fit"
     words = command("retrain", *asked, "--model", "s3://lab/net", "--out", out)
-    with subprocess.Popen(
-        words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True, **settings(**SMALL)
-    ) as driver:
-        wait_until((fit / "state.safetensors").exists, 240)
-        assert driver.poll() is None, "it was over before it was killed"
+    said = tmp_path / "said"
+    with (
+        said.open("wb") as file,
+        subprocess.Popen(
+            words, stdout=file, stderr=subprocess.STDOUT, start_new_session=True, **settings(**SMALL)
+        ) as driver,
+    ):
+        wait_until(lambda: driver.poll() is not None or (fit / "state.safetensors").exists(), 240, said.read_text)
+        assert driver.poll() is None, f"it was over before it was killed: {said.read_text()}"
         kill_session(driver.pid)
     assert not (fit / "result.json").exists()
     run("retrain", "--resume", out, **SMALL)
