@@ -23,13 +23,14 @@ class Watched(nn.Module):
 
     def __init__(self, net: nn.Module, astray: float = 0.0) -> None:
         super().__init__()
-        self.net, self.astray, self.coarse_looks = net, astray, 0
+        self.net, self.astray, self.coarse_looks, self.exact_slopes = net, astray, 0, 0
 
     def forward(self, images: Tensor) -> Tensor:
         rough = torch.is_autocast_enabled("cpu")
         self.coarse_looks += rough
+        self.exact_slopes += images.requires_grad and not rough
         logits: Tensor = self.net(images)
-        return logits + torch.tensor([-self.astray, self.astray]) / 2 if rough else logits
+        return logits + torch.tensor([-self.astray, self.astray]) / 2 if rough and self.astray else logits
 
 
 def usable(net: nn.Module, points: Tensor) -> bool:
@@ -111,6 +112,18 @@ def test_what_coarse_looks_take_for_fooled_fools_in_the_end(
     monkeypatch.setattr(coarse, "_multiplies", lambda device: False)
     exact, size = dx(net, images, labels, norm=norm, effort=effort), find_norm(norm)
     assert (size(found - images) <= 1.02 * size(exact - images)).all()
+
+
+@pytest.mark.usefixtures("multiplies")
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+def test_what_is_confirmed_is_not_searched_again(norm: str, helpers: Any) -> None:
+    net, images = helpers.ConvNet(), helpers.images(20, (1, 12, 12))
+    watched, labels = Watched(net), helpers.predicted(net, images)
+    dx(watched, images, labels, norm=norm)
+    tried = watched.exact_slopes  # once, whether coarse slopes will do
+    found = dx(watched, images, labels, norm=norm)
+    assert (helpers.predicted(net, found) != labels).all()
+    assert watched.exact_slopes == tried
 
 
 @pytest.mark.usefixtures("multiplies")
