@@ -43,7 +43,7 @@ class L2Walk:
         return change.square().sum(dim=1).sqrt()
 
     def propose(self, room: Room) -> Tensor:
-        return room.inside((self.r.unsqueeze(1) * self.v).round())
+        return room.inside((self.r.unsqueeze(1) * self.v).round_())
 
     def last(self) -> Ray:
         return Ray(self.v, self.r, self.slope)
@@ -107,7 +107,8 @@ class L2Walk:
         weights = torch.linalg.solve(system, used.float()) * used
         weights = (weights / weights.sum(dim=1, keepdim=True).clamp(min=1e-30)).unsqueeze(1)
         # moved = seen - v, so seen - (1 - turn) * moved lies between the two.
-        return unit((weights @ (self.seen - (1 - turn).view(-1, 1, 1) * self.moved)).squeeze(1))
+        between = weights @ self.seen - (1 - turn).view(-1, 1, 1) * (weights @ self.moved)
+        return unit(between.squeeze(1))
 
 
 def unit(vectors: Tensor) -> Tensor:

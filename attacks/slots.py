@@ -24,7 +24,7 @@ class Room(NamedTuple):
     high: Tensor
 
     def inside(self, change: Tensor) -> Tensor:
-        return torch.minimum(torch.maximum(change, self.low), self.high)
+        return change.clamp(self.low, self.high)
 
 
 class Last(Protocol):
@@ -68,7 +68,7 @@ class Ray(NamedTuple):
         return self._replace(radius=radius), (excess <= 0) | (radius < self.radius * (1 - GAIN))
 
     def at(self, radius: Tensor, room: Room) -> Tensor:
-        return room.inside((radius.unsqueeze(1) * self.direction).round())
+        return room.inside((radius.unsqueeze(1) * self.direction).round_())
 
     def reach(self, wanted: Tensor, room: Room) -> Tensor:
         """The smallest radius (B,), at most a quarter off the present one, where slope . change is at least `wanted`.
