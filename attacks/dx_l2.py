@@ -43,7 +43,7 @@ class L2Walk:
         return change.square().sum(dim=1).sqrt()
 
     def propose(self, room: Room) -> Tensor:
-        return room.inside((self.r.unsqueeze(1) * self.v).round_())
+        return self.last().at(self.r, room)
 
     def last(self) -> Ray:
         return Ray(self.v, self.r, self.slope)

@@ -102,5 +102,5 @@ class AdamWalk:
         self.square = DECAY_SQUARES * torch.where(keep, self.square, 0.0) + (1 - DECAY_SQUARES) * uphill.square()
         scale = (self.square / (1 - DECAY_SQUARES**age)).sqrt() + 1e-12
         moved = self.at + self.lr * self.mean / (1 - DECAY**age) / scale
-        self.at = torch.minimum(torch.maximum(moved, room.low), room.high)
+        self.at = room.inside(moved)
         return (step == 0) & (self.at == 0).all(dim=1)

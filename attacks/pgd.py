@@ -101,5 +101,5 @@ class ProjectedWalk:
                 uniform = torch.rand(room.low.shape[1], generator=stream(room.low[slot], str(self.seed)))
                 moved[slot] = self.eps * (uniform * 2 - 1)
                 self.drift[slot] = 0.0  # a slope of the image, and not of where it goes on
-        self.at = torch.minimum(torch.maximum(self.budget.project(moved, self.eps), room.low), room.high)
+        self.at = room.inside(self.budget.project(moved, self.eps))
         return gap < 0

@@ -7,8 +7,8 @@
    processes of one thread each, which attack half of the same faces each, from arrays in memory, before each run and
    after it. What a net needs at its first call is in the time of both. That of the run is from the first shard's
    beginning to the last part on disk: decoding, writing, reading back and storing are in it, the start of Ray and of
-   its workers is printed apart. Nothing is deleted between the runs: ext4 looks at every inode that was freed in the
-   last minutes before it takes one, and a new file then took up to 19 times as long (85 us to 1.6 ms).
+   its workers is printed apart. Nothing is deleted between the runs: where many files had just been deleted, making a
+   new one was seen to take many times as long (on ext4).
 2. The most memory that the driver and each worker held, and the time of an image, over runs of more and more images (a
    tiny net, FGSM, links to the same thousand files).
 """
