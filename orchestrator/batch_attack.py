@@ -47,7 +47,7 @@ from orchestrator.store import (
 from orchestrator.summary import STATUSES, summarise
 from orchestrator.working_copy import read_net
 
-FORMAT = "dxray attack 3"
+FORMAT = "dxray attack 4"
 CHECKED = 32  # images that the net is looked at with before the run
 PNG_LIMIT = 10_000  # a folder of more triples than that is slow for every tool; the parts hold them all the same
 
