@@ -1,8 +1,9 @@
 """The only way an attack looks at a net: one fixed batch shape, frozen weights, every look counted.
 
 Kernels round differently at other batch shapes, so a face attacked alone would end elsewhere than the same face in a
-crowd. Every evaluation here is padded to the same shape, whoever asks and for however many images; to a half, a quarter
-or less of it where the net is seen to answer the same there, to the bit: that is tried once, on noise, and not counted.
+crowd. Every evaluation here is padded to the same shape, whoever asks and for however many images; to three quarters, a
+half or less of it where the net is seen to answer the same there, to the bit: that is tried once, on noise, and not
+counted.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from attacks.coarse import coarse_will_do
 from attacks.folding import Swap, fold, unfold
-from attacks.steadiness import Ask, steady
+from attacks.steadiness import Ask, Steadiness
 
 FLOOR = 1e-3  # a margin (in logits) that another batch shape, layout or thread count does not round away
 KEPT = 64  # answers of an image
@@ -170,6 +171,7 @@ class Query:
         self._training: list[tuple[nn.Module, bool]] = []
         self._trainable: list[nn.Parameter] = []
         self._folded: list[Swap] = []
+        self._steady = Steadiness(net, self._laid_out)
 
     def __enter__(self) -> "Query":
         self._training = [(module, module.training) for module in self.net.modules()]
@@ -260,14 +262,10 @@ class Query:
             yield self._laid_out(part, count=shape), rows[start : start + self.batch], part
 
     def _shape(self, part: Tensor, what: str, ask: Ask) -> int:
-        """How many points the net is given at once for these few: `batch`, or the least half of it that is the same."""
-        shape = self.batch
-        while shape % 2 == 0 and shape // 2 >= max(len(part), LEAST):
-            shape //= 2
+        """How many points the net is given at once for these few: `batch`, or the least share that is the same."""
         whole = torch.Size((self.batch, *part.shape[1:]))
-        while shape < self.batch and not steady(self.net, what, ask, shape, whole, self._laid_out):
-            shape *= 2
-        return shape
+        enough = (shape for shape in _shares(self.batch) if shape >= len(part))
+        return next((few for few in enough if self._steady.holds(what, ask, few, whole)), self.batch)
 
     def _laid_out(self, part: Tensor, *, count: int = 0) -> Tensor:
         """Points as the net is given them: on its device, the first again until there are `count`."""
@@ -315,6 +313,12 @@ class Query:
     @property
     def _name(self) -> str:
         return f"the net {type(self.net).__name__}"
+
+
+def _shares(batch: int) -> list[int]:
+    """Three quarters of a batch, its half, the half of that and so on, as far as they are whole; the least first."""
+    halves = [batch >> times for times in range(1, batch.bit_length()) if batch % (1 << times) == 0]
+    return sorted(share for share in halves + ([3 * batch // 4] if batch % 4 == 0 else []) if share >= LEAST)
 
 
 def _coarsely(device: torch.device) -> AbstractContextManager[None]:

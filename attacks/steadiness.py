@@ -18,33 +18,44 @@ Ask = Callable[[Tensor], tuple[Tensor, ...]]
 _found: WeakKeyDictionary[nn.Module, dict[Any, bool]] = WeakKeyDictionary()
 
 
-def steady(
-    net: nn.Module, what: str, ask: Ask, few: int, many: torch.Size, lay_out: Callable[[Tensor], Tensor]
-) -> bool:
-    """Whether `ask` gives the same bits for `many` points (M, C, H, W) at once and for `few` of them at a time.
+class Steadiness:
+    """Of `net`, as one attack asks it; `lay_out` makes of points (N, C, H, W) what the net is given.
 
-    It is tried once for each net, shape, device and number of threads; `what` tells what is asked, `lay_out` makes of
-    points (N, C, H, W) what the net is given. A net that takes one number of points only, that looks at its points
-    together, or that is moved by chance is not steady.
+    What is found out is kept beyond the attack; the answers that it is found out by are not.
     """
-    device = next((weight.device for weight in net.parameters()), None)
-    found = _found.setdefault(net, {})
-    key = (what, few, many, device, torch.get_num_threads())
-    if key not in found:
+
+    def __init__(self, net: nn.Module, lay_out: Callable[[Tensor], Tensor]) -> None:
+        self._net, self._lay_out = net, lay_out
+        self._together: dict[Any, tuple[Tensor, ...]] = {}
+
+    def holds(self, what: str, ask: Ask, few: int, many: torch.Size) -> bool:
+        """Whether `ask` gives the same bits for `many` points (M, C, H, W) at once and for `few` of them at a time.
+
+        It is tried once for each net, shape, device and number of threads; `what` tells what is asked. A net that takes
+        one number of points only, that looks at its points together, or that is moved by chance is not steady.
+        """
+        device = next((weight.device for weight in self._net.parameters()), torch.device("cpu"))
+        found = _found.setdefault(self._net, {})
+        key = (what, few, many, device, torch.get_num_threads())
+        if key not in found:
+            with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+                for at in (torch.device("cpu"), device):
+                    torch.rand(few, device=at)  # or chance would do to few what it did to many
+                found[key] = self._alike(what, ask, few, many)
+        return found[key]
+
+    def _alike(self, what: str, ask: Ask, few: int, many: torch.Size) -> bool:
         # Noise of its own, so that what is found out does not depend on the images at hand.
         points = torch.rand(many, generator=torch.Generator().manual_seed(0))
-        with torch.random.fork_rng(devices=[device] if device is not None and device.type == "cuda" else []):
-            found[key] = _alike(ask, few, points, lay_out)
-    return found[key]
-
-
-def _alike(ask: Ask, few: int, many: Tensor, lay_out: Callable[[Tensor], Tensor]) -> bool:
-    try:
-        together = ask(lay_out(many))
-        for start in range(0, max(few, min(COMPARED, len(many))), few):
-            rows = slice(start, start + few)
-            if not all(torch.equal(a[rows], b) for a, b in zip(together, ask(lay_out(many[rows])), strict=True)):
-                return False
-    except Exception:  # whatever a net says to a number of points that it does not take
-        return False
-    return True
+        try:
+            if (what, many) not in self._together:
+                self._together[what, many] = ask(self._lay_out(points))
+            together = self._together[what, many]
+            for start in range(0, max(few, min(COMPARED, len(points))), few):
+                rows = slice(start, start + few)
+                alone = ask(self._lay_out(points[rows]))
+                if not all(torch.equal(a[rows], b) for a, b in zip(together, alone, strict=True)):
+                    return False
+        except Exception:  # whatever a net says to a number of points that it does not take
+            return False
+        return True

@@ -31,31 +31,32 @@ LOST = 10  # nodes that may be lost under one and the same shard: all that run o
 
 @dataclass
 class Piece:
-    """A shard, or some inputs of one whose worker died."""
+    """A shard, or inputs `start` to `stop` of one whose worker died."""
 
     shard: Shard
-    inputs: range
+    start: int
+    stop: int
     deaths: int = 0
     lost: int = 0
 
     @property
     def size(self) -> int:
-        return len(self.inputs)
+        return self.stop - self.start
 
     @property
     def whole(self) -> bool:
-        return self.inputs == self.shard.inputs
+        return self.size == self.shard.stop - self.shard.start
 
     @property
     def tries(self) -> int:
         return TRIES if self.whole or self.size == 1 else 1
 
     def halves(self) -> list["Piece"]:
-        middle = self.size // 2
-        return [Piece(self.shard, self.inputs[:middle]), Piece(self.shard, self.inputs[middle:])]
+        middle = (self.start + self.stop) // 2
+        return [Piece(self.shard, self.start, middle), Piece(self.shard, middle, self.stop)]
 
     def place(self, out: Place) -> Place:
-        return out / "pieces" / f"{self.shard.index:05d}-{self.inputs.start}-{self.inputs.stop}.parquet"
+        return out / "pieces" / f"{self.shard.index:05d}-{self.start}-{self.stop}.parquet"
 
 
 class Crew:
@@ -107,7 +108,7 @@ class Crew:
         while True:
             while len(self._running) < 2 * self.at_once and (piece := self._next(take)):
                 target = None if piece.whole else piece.place(self.job.out)
-                task = self._task.remote(self.job, piece.shard, piece.inputs, target, *self.net)
+                task = self._task.remote(self.job, piece.shard, piece.start, piece.stop, target, *self.net)
                 self._running[task] = piece
             if not self._running:
                 return
@@ -118,7 +119,7 @@ class Crew:
         if self._again:
             return self._again.popleft()
         shard = take()
-        return Piece(shard, shard.inputs) if shard else None
+        return Piece(shard, shard.start, shard.stop) if shard else None
 
     def _ended(self, piece: Piece, task: ray.ObjectRef) -> Iterator[Counter[str]]:
         try:
@@ -150,7 +151,7 @@ class Crew:
         if piece.size > 1:
             self._again.extend(piece.halves())
             return
-        (item,) = read_list(self.job.out, piece.shard.list, piece.inputs)
+        (item,) = read_list(self.job.out, piece.shard.list, piece.start, piece.stop)
         short = isinstance(death, OutOfMemoryError)
         reason = f"it killed its worker {piece.deaths} times" + (", for want of memory" if short else "")
         self.say(f"{item.name}: {reason}; recorded as failed")
@@ -166,7 +167,7 @@ class Crew:
         """The rows of the shard, where this was the last of its pieces."""
         placed = self._placed.setdefault(piece.shard, [])
         placed.append(piece)
-        if sum(one.size for one in placed) == len(piece.shard.inputs):
+        if sum(one.size for one in placed) == piece.shard.stop - piece.shard.start:
             yield join(self.job.out, self._placed.pop(piece.shard))
 
     def _explained(self, wrong: RayTaskError) -> Exception:
@@ -183,7 +184,7 @@ class Crew:
 
 def join(out: Place, pieces: Sequence[Piece]) -> Counter[str]:
     """Make the part of a shard of its pieces, in their order; returns its rows by status."""
-    places = [piece.place(out) for piece in sorted(pieces, key=lambda piece: piece.inputs.start)]
+    places = [piece.place(out) for piece in sorted(pieces, key=lambda piece: piece.start)]
     table = pa.concat_tables([read_table(place) for place in places])
     write_table(part(out, pieces[0].shard.index), table)
     for place in places:
@@ -192,9 +193,9 @@ def join(out: Place, pieces: Sequence[Piece]) -> Counter[str]:
 
 
 def _attacked(
-    job: Job, shard: Shard, numbers: range, piece: Place | None, card_bytes: bytes, weights: bytes
+    job: Job, shard: Shard, start: int, stop: int, piece: Place | None, card_bytes: bytes, weights: bytes
 ) -> Counter[str]:
-    inputs = list(read_list(job.out, shard.list, numbers))
+    inputs = list(read_list(job.out, shard.list, start, stop))
     device = device_of(ray.get_gpu_ids(), os.environ.get("CUDA_VISIBLE_DEVICES"))
     return attack_shard(job, shard.index, inputs, card_bytes, weights, device=device, piece=piece)
 

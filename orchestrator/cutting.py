@@ -4,9 +4,6 @@ Factoring (Hummel, Schonberg and Flynn 1992, doi:10.1145/135226.135232): in each
 size, together a share of what is left, so the first are large and the last small, and all workers end together. But
 each shard costs: at its end an attack waits for its last, hard images, and few images take longer each than many. So
 the rounds take all that is not needed to even out what the workers may differ by, and only then a share.
-
-Neighbouring shards get their inputs in turn, as cards are dealt: inputs are listed by folder, so often by class, and
-two stretches of them were seen to differ by 8 % in what their images cost.
 """
 
 import math
@@ -18,46 +15,43 @@ from orchestrator.object_store import Place, files
 from orchestrator.store import parts, read_table
 
 FIRST = 64  # images of each worker's first shard, by which the cost of an image is measured
-SPARED = 0.05  # of all images, for the last rounds: two on one machine were seen to differ by 1 to 4 %
-SHARE = 0.7  # of what is left, to be taken in each of those
-LITTLE = 16  # images for each worker: a round of them would cost more than it evens out (seen: the time of 7 to 12)
+# Of all images, for the last rounds: workers on one machine were seen to differ by 1 to 4 %, and shards of one class
+# and of another, for inputs are listed by folder, by 8 %.
+SPARED = 0.05
+SHARE = 0.6  # of what is left, to be taken in each of those
+LITTLE = 8  # images for each worker: a round of them would cost more than it evens out (seen: the time of 2 to 4)
 SECONDS = 60.0  # of a shard, about: what a kill may undo, and how often the progress moves
 MOST = 2048
-DEALT = 8  # neighbouring shards that share a stretch of the inputs; each reads what lists and tables hold of all of it
 _BYTES = 256 * 2**20  # of memory for the images of a shard
 _COPIES = 8  # float32 tensors of its images that an attack holds at a time
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Some of the inputs of a list, by number; its rows are in the part with its own number."""
+    """Inputs `start` to `stop` of a list; its rows are in the part with its number."""
 
     index: int
     list: int
-    inputs: range
+    start: int
+    stop: int
 
 
-def cut(inputs: int, workers: int, largest: Callable[[], int]) -> Iterator[range]:
-    """The inputs of each shard; `largest` is asked once each worker has had its first."""
-    yield from _dealt(range(min(inputs, workers * FIRST)), FIRST)
-    left = range(inputs)[workers * FIRST :]
+def cut(inputs: int, workers: int, largest: Callable[[], int]) -> Iterator[tuple[int, int]]:
+    """First and last number of each shard; `largest` is asked once each worker has had its first."""
+    start = 0
+    for _ in range(workers):
+        if start < inputs:
+            yield start, (start := min(inputs, start + FIRST))
     spared = int(SPARED * inputs / workers)
-    while left:
-        fair = math.ceil(len(left) / workers)
+    while start < inputs:
+        fair = math.ceil((inputs - start) / workers)
         size = fair - spared if fair > 2 * spared else math.ceil(SHARE * fair)
         if workers == 1 or fair - size < LITTLE:
             size = fair
         size = min(size, largest())
-        yield from _dealt(left[: workers * size], size)
-        left = left[workers * size :]
-
-
-def _dealt(inputs: range, size: int) -> Iterator[range]:
-    """Shards of at most `size`, each `DEALT` of them by turns from the same stretch."""
-    for start in range(0, len(inputs), DEALT * size):
-        stretch = inputs[start : start + DEALT * size]
-        shards = math.ceil(len(stretch) / size)
-        yield from (stretch[i::shards] for i in range(shards))
+        for _ in range(workers):
+            if start < inputs:
+                yield start, (start := min(inputs, start + size))
 
 
 def largest_shard(seconds_per_image: float, pixels: int) -> int:
@@ -72,8 +66,8 @@ def largest_shard(seconds_per_image: float, pixels: int) -> int:
     return max(FIRST, min(in_time, 1 << max(0, most.bit_length() - 1)))
 
 
-def bounds(listed: dict[str, Any]) -> Iterator[range]:
-    """The inputs of each shard of a list, as `Cutting` has it.
+def bounds(listed: dict[str, Any]) -> Iterator[tuple[int, int]]:
+    """First and last number of each shard of a list, as `Cutting` has it.
 
     While `largest` is not known, only the first are as they will be, and may be done.
     """
@@ -104,11 +98,11 @@ class Cutting:
         """The next shard; None where there is none, or none before the cost of an image is measured."""
         while self._taken < self._listed["workers"] or self._listed["largest"] is not None:
             self._taken += 1
-            index, inputs = next(self._cuts, (0, range(0)))
-            if not inputs:
+            index, (start, stop) = next(self._cuts, (0, (0, 0)))
+            if start == stop:
                 return None
             if index not in self._there:
-                return Shard(index, self._number, inputs)
+                return Shard(index, self._number, start, stop)
         return None
 
     def measure(self, pixels: int) -> bool:
@@ -132,4 +126,4 @@ class Cutting:
     def left(self) -> int:
         """Images whose shard is to be done."""
         shards = enumerate(bounds(self._listed), self._listed["first_part"])
-        return sum(len(inputs) for index, inputs in shards if index not in self._there)
+        return sum(stop - start for index, (start, stop) in shards if index not in self._there)

@@ -4,7 +4,6 @@ One file holds what was listed when the run was begun; each update adds a file w
 """
 
 import hashlib
-from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -56,22 +55,22 @@ def write_list(out: Place, number: int, inputs: Iterable[Input]) -> Listed:
     return Listed(total, labelled, digest.hexdigest())
 
 
-def read_list(out: Place, number: int, inputs: range | None = None) -> Iterator[Input]:
-    """The inputs of these numbers, which rise, or all; memory holds one row group.
+def read_list(out: Place, number: int, start: int = 0, stop: int | None = None) -> Iterator[Input]:
+    """The inputs from number `start` on, before number `stop`; memory holds one row group.
 
     Raises:
         UserError: the list is missing or damaged.
     """
     try:
         with open_table(list_file(out, number)) as file:
-            wanted = range(file.metadata.num_rows) if inputs is None else inputs
             at = 0
             for group in range(file.num_row_groups):
-                end = at + file.metadata.row_group(group).num_rows
-                if here := wanted[bisect_left(wanted, at) : bisect_left(wanted, end)]:
-                    rows = file.read_row_group(group).take([number - at for number in here])
+                size = file.metadata.row_group(group).num_rows
+                first, last = max(0, start - at), size if stop is None else min(size, stop - at)
+                if first < last:
+                    rows = file.read_row_group(group).slice(first, last - first)
                     yield from map(Input, *(values.to_pylist() for values in rows.columns))
-                at = end
+                at += size
     except (OSError, pa.ArrowException) as wrong:
         said = one_line(wrong, 200)
         raise UserError(f"'{list_file(out, number)}' cannot be read ({said}); start the run anew") from None

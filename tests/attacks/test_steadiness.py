@@ -44,7 +44,7 @@ def sizes(of: Callable[[Tensor], Tensor], points: int) -> list[int]:
     return net.sizes
 
 
-@pytest.mark.parametrize(("points", "given"), [(1, 2), (2, 2), (3, 4), (5, 8), (8, 8)])
+@pytest.mark.parametrize(("points", "given"), [(1, 2), (2, 2), (3, 4), (5, 6), (7, 8), (8, 8)])
 def test_a_net_that_answers_each_point_alone_is_given_few(points: int, given: int) -> None:
     assert sizes(torch.sin, points) == [given, given]
 

@@ -68,9 +68,9 @@ def cluster(workers: int, a_node: int = A_NODE) -> Iterator[None]:
 
 
 def crew_of(seconds_an_image: float, workers: int) -> Crew:
-    def shard(job: Any, piece: Shard, inputs: range, *_: Any) -> Counter[str]:
-        time.sleep(len(inputs) * seconds_an_image)
-        return Counter(fooled=len(inputs))
+    def shard(job: Any, piece: Shard, start: int, stop: int, *_: Any) -> Counter[str]:
+        time.sleep((stop - start) * seconds_an_image)
+        return Counter(fooled=stop - start)
 
     # In place of a job and a net, which workers would load torch for.
     crew = Crew(SimpleNamespace(out=Path("unused")), (b"", b""), net_sha256="")  # type: ignore[arg-type]
@@ -122,7 +122,7 @@ def cost_of_a_shard(workers: int) -> tuple[float, float]:
 
     def take() -> Shard | None:
         index = next(numbers)
-        return Shard(index, 0, range(index, index + 1)) if index < EMPTY else None
+        return Shard(index, 0, index, index + 1) if index < EMPTY else None
 
     cpu, started = time.process_time(), time.perf_counter()
     assert sum(1 for _ in crew.work_off(take)) == EMPTY

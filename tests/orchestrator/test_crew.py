@@ -32,32 +32,30 @@ def test_a_task_uses_the_gpu_that_ray_set_apart_for_it(ids: list[int | str], vis
 
 
 def test_a_shard_is_halved_down_to_single_images() -> None:
-    numbers = range(10, 43, 3)
-    pieces = [Piece(Shard(3, 0, numbers), numbers)]
-    alone: list[int] = []
+    pieces, alone = [Piece(Shard(3, 0, 10, 21), 10, 21)], []
     assert pieces[0].whole
     assert pieces[0].tries == TRIES
     while pieces:
         piece = pieces.pop(0)
         if piece.size == 1:
-            alone += piece.inputs
+            alone.append(piece.start)
             assert piece.tries == TRIES
         else:
             pieces += piece.halves()
             assert sum(half.size for half in piece.halves()) == piece.size
             assert all(not half.whole for half in piece.halves())
-    assert sorted(alone) == list(numbers)
+    assert sorted(alone) == list(range(10, 21))
 
 
 def test_pieces_become_the_part_of_their_shard_in_order(tmp_path: Path) -> None:
-    shard = Shard(7, 0, range(98, 108, 2))
-    pieces = [Piece(shard, shard.inputs[some]) for some in (slice(3, None), slice(1), slice(1, 3))]
+    shard = Shard(7, 0, 98, 103)
+    pieces = [Piece(shard, start, stop) for start, stop in ((101, 103), (98, 99), (99, 101))]
     for piece in pieces:
-        rows = [failed_row(Input(f"{i}", b"", None, "", None), "ab", "it") for i in piece.inputs]
+        rows = [failed_row(Input(f"{i}", b"", None, "", None), "ab", "it") for i in range(piece.start, piece.stop)]
         write_part(piece.place(tmp_path), rows)
-    write_part(Piece(shard, shard.inputs[:2]).place(tmp_path), [])  # of a driver that was killed
+    write_part(Piece(shard, 98, 101).place(tmp_path), [])  # of a driver that was killed
     assert join(tmp_path, pieces) == {"failed": 5}
-    assert [row["name"] for row in read_rows(tmp_path)] == ["98", "100", "102", "104", "106"]
+    assert [row["name"] for row in read_rows(tmp_path)] == ["98", "99", "100", "101", "102"]
     assert part(tmp_path, 7).exists()
     assert len(list((tmp_path / "pieces").iterdir())) == 1
 
@@ -79,7 +77,7 @@ def test_a_node_that_is_lost_with_many_shards_is_one(tmp_path: Path, monkeypatch
     monkeypatch.setattr(crew, "cpus", lambda: 16)
 
     def worked_off() -> list[Counter[str]]:
-        shards = iter([Shard(index, 0, range(index, index + 1)) for index in range(32)])
+        shards = iter([Shard(index, 0, index, index + 1) for index in range(32)])
         return list(Crew(Job(tmp_path), (b"", b""), net_sha256="ab").work_off(lambda: next(shards, None)))
 
     nodes = LOST

@@ -1,12 +1,13 @@
 """How inputs are cut into shards: every one once, the last small, and the same again."""
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
 
-from orchestrator.cutting import DEALT, FIRST, LITTLE, MOST, SHARE, SPARED, Cutting, Shard, bounds, cut, largest_shard
+from orchestrator.cutting import FIRST, LITTLE, MOST, SHARE, SPARED, Cutting, Shard, bounds, cut, largest_shard
 from orchestrator.store import write_bytes, write_table
 
 
@@ -15,11 +16,13 @@ from orchestrator.store import write_bytes, write_table
 @pytest.mark.parametrize("largest", [64, 512, 2048])
 def test_every_input_is_in_one_shard_and_none_is_too_large(inputs: int, workers: int, largest: int) -> None:
     shards = list(cut(inputs, workers, lambda: largest))
-    assert sorted(number for shard in shards for number in shard) == list(range(inputs))
-    sizes = [len(shard) for shard in shards]
+    assert shards[0][0] == 0
+    assert shards[-1][1] == inputs
+    assert all(stop == start for (_, stop), (start, _) in pairwise(shards))
+    sizes = [stop - start for start, stop in shards]
     assert min(sizes) >= 1
     assert max(sizes) <= largest
-    assert sizes[:workers] == [FIRST] * workers or len(sizes) <= workers
+    assert all(size == FIRST for size in sizes[:workers][:-1])
     assert sizes[workers:] == sorted(sizes[workers:], reverse=True)
     # What a round leaves is taken with it only where that is little.
     few = inputs < workers * (LITTLE / SPARED + 1)
@@ -28,21 +31,12 @@ def test_every_input_is_in_one_shard_and_none_is_too_large(inputs: int, workers:
 
 def test_the_last_rounds_are_smaller_and_none_is_too_small() -> None:
     def sizes(inputs: int) -> list[int]:
-        return [len(shard) for shard in cut(inputs, 2, lambda: 2048)]
+        return [stop - start for start, stop in cut(inputs, 2, lambda: 2048)]
 
-    assert sizes(600) == [64, 64, 236, 236]  # not 221, which would leave 15 for each
-    assert sizes(2_000) == [64, 64, 886, 886, 50, 50]  # not 35, the same
-    assert sizes(6_000) == [64, 64, 2048, 2048, 738, 738, 105, 105, 45, 45]
-
-
-def test_neighbouring_shards_get_their_inputs_in_turn() -> None:
-    """Or one would get all of a class, and take longer than the others."""
-    assert list(cut(100, 3, lambda: 64)) == [range(0, 100, 2), range(1, 100, 2)]
-    shards = list(cut(1_000_000, 20, lambda: 512))[20:40]
-    first = 20 * FIRST
-    assert shards[:DEALT] == [range(first + i, first + DEALT * 512, DEALT) for i in range(DEALT)]
-    assert [shard.step for shard in shards] == [8] * 16 + [4] * 4
-    assert max(shard.stop - shard.start for shard in shards) <= DEALT * 512  # each reads no more than this of a table
+    assert sizes(300) == [64, 64, 86, 86]  # not 79, which would leave 7 for each
+    assert sizes(2_000) == [64, 64, 886, 886, 30, 30, 12, 12, 8, 8]
+    assert sizes(1_990) == [64, 64, 882, 882, 30, 30, 19, 19]  # not 12, which would leave 7
+    assert sizes(6_000) == [64, 64, 2048, 2048, 738, 738, 90, 90, 36, 36, 15, 15, 9, 9]
 
 
 def test_a_shard_ends_in_time_and_fits_in_memory() -> None:
@@ -67,8 +61,8 @@ def finish(out: Path, index: int, *, seconds: float | None) -> None:
 def test_no_shard_but_the_first_is_taken_before_the_cost_is_known(tmp_path: Path) -> None:
     entry = listed()
     cutting = Cutting(tmp_path, 3, entry)
-    assert cutting.take() == Shard(5, 3, range(0, 128, 2))
-    assert cutting.take() == Shard(6, 3, range(1, 128, 2))
+    assert cutting.take() == Shard(5, 3, 0, 64)
+    assert cutting.take() == Shard(6, 3, 64, 128)
     assert cutting.take() is None
     assert not cutting.measure(48 * 48)
     finish(tmp_path, 4, seconds=0.001)  # of an earlier list
@@ -76,9 +70,9 @@ def test_no_shard_but_the_first_is_taken_before_the_cost_is_known(tmp_path: Path
     finish(tmp_path, 6, seconds=64 * 0.4)  # 0.4 s an image, the start of the process left out
     assert cutting.measure(48 * 48)
     assert entry["largest"] == 128
-    assert cutting.take() == Shard(7, 3, range(128, 384, 2))  # not 436, which would take longer than a shard may
+    assert cutting.take() == Shard(7, 3, 128, 256)  # not 436, which would take longer than a shard may
     rest = list(iter(cutting.take, None))
-    assert rest[-1].inputs[-1] == 999
+    assert rest[-1].stop == 1_000
     assert sum(1 for _ in bounds(entry)) == 3 + len(rest)
 
 
@@ -88,7 +82,7 @@ def test_what_is_done_is_not_taken_again(tmp_path: Path) -> None:
     for shard in whole[1::2]:
         finish(tmp_path, shard.index, seconds=1.0)
     again = Cutting(tmp_path, 0, entry)
-    assert again.left == sum(len(shard.inputs) for shard in whole[::2])
+    assert again.left == sum(shard.stop - shard.start for shard in whole[::2])
     assert list(iter(again.take, None)) == whole[::2]
 
 
@@ -98,7 +92,7 @@ def test_a_run_killed_before_it_knew_the_cost_goes_on(tmp_path: Path) -> None:
         finish(tmp_path, index, seconds=None)
     cutting = Cutting(tmp_path, 0, entry)
     assert cutting.measure(48 * 48)
-    assert sum(len(shard.inputs) for shard in iter(cutting.take, None)) == 1_000 - 128
+    assert sum(shard.stop - shard.start for shard in iter(cutting.take, None)) == 1_000 - 128
 
 
 def test_a_run_whose_first_shards_all_came_in_pieces_goes_on(tmp_path: Path) -> None:
@@ -109,4 +103,4 @@ def test_a_run_whose_first_shards_all_came_in_pieces_goes_on(tmp_path: Path) -> 
         assert not cutting.measure(48 * 48)
         finish(tmp_path, shard.index, seconds=None)
     assert cutting.measure(48 * 48)
-    assert sum(len(shard.inputs) for shard in iter(cutting.take, None)) == 1_000 - 128
+    assert sum(shard.stop - shard.start for shard in iter(cutting.take, None)) == 1_000 - 128
