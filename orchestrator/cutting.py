@@ -18,8 +18,8 @@ FIRST = 64  # images of each worker's first shard, by which the cost of an image
 # Of all images, for the last rounds: workers on one machine were seen to differ by 1 to 4 %, and shards of one class
 # and of another, for inputs are listed by folder, by 8 %.
 SPARED = 0.05
-SHARE = 0.6  # of what is left, to be taken in each of those
-LITTLE = 8  # images for each worker: a round of them would cost more than it evens out (seen: the time of 2 to 4)
+SHARE = 0.7  # of what is left, to be taken in each of those
+LITTLE = 12  # images for each worker: a round of them would cost more than it evens out (seen: the time of 8 to 10)
 SECONDS = 60.0  # of a shard, about: what a kill may undo, and how often the progress moves
 MOST = 2048
 _BYTES = 256 * 2**20  # of memory for the images of a shard

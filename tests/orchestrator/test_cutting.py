@@ -34,9 +34,9 @@ def test_the_last_rounds_are_smaller_and_none_is_too_small() -> None:
         return [stop - start for start, stop in cut(inputs, 2, lambda: 2048)]
 
     assert sizes(300) == [64, 64, 86, 86]  # not 79, which would leave 7 for each
-    assert sizes(2_000) == [64, 64, 886, 886, 30, 30, 12, 12, 8, 8]
-    assert sizes(1_990) == [64, 64, 882, 882, 30, 30, 19, 19]  # not 12, which would leave 7
-    assert sizes(6_000) == [64, 64, 2048, 2048, 738, 738, 90, 90, 36, 36, 15, 15, 9, 9]
+    assert sizes(1_560) == [64, 64, 677, 677, 39, 39]  # not 28, which would leave 11
+    assert sizes(2_000) == [64, 64, 886, 886, 35, 35, 15, 15]
+    assert sizes(6_000) == [64, 64, 2048, 2048, 738, 738, 105, 105, 32, 32, 13, 13]
 
 
 def test_a_shard_ends_in_time_and_fits_in_memory() -> None:
