@@ -171,7 +171,7 @@ class Query:
         self._training: list[tuple[nn.Module, bool]] = []
         self._trainable: list[nn.Parameter] = []
         self._folded: list[Swap] = []
-        self._steady = Steadiness(net, self._laid_out)
+        self._steady = Steadiness(net)
 
     def __enter__(self) -> "Query":
         self._training = [(module, module.training) for module in self.net.modules()]
@@ -264,8 +264,10 @@ class Query:
     def _shape(self, part: Tensor, what: str, ask: Ask) -> int:
         """How many points the net is given at once for these few: `batch`, or the least share that is the same."""
         whole = torch.Size((self.batch, *part.shape[1:]))
-        enough = (shape for shape in _shares(self.batch) if shape >= len(part))
-        return next((few for few in enough if self._steady.holds(what, ask, few, whole)), self.batch)
+        for few in _shares(self.batch):
+            if few >= len(part) and self._steady.holds(what, lambda some: ask(self._laid_out(some)), few, whole):
+                return few
+        return self.batch
 
     def _laid_out(self, part: Tensor, *, count: int = 0) -> Tensor:
         """Points as the net is given them: on its device, the first again until there are `count`."""

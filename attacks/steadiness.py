@@ -19,13 +19,10 @@ _found: WeakKeyDictionary[nn.Module, dict[Any, bool]] = WeakKeyDictionary()
 
 
 class Steadiness:
-    """Of `net`, as one attack asks it; `lay_out` makes of points (N, C, H, W) what the net is given.
+    """Of a net, as one attack asks it. What is found out is kept beyond that, what it is found out by is not."""
 
-    What is found out is kept beyond the attack; the answers that it is found out by are not.
-    """
-
-    def __init__(self, net: nn.Module, lay_out: Callable[[Tensor], Tensor]) -> None:
-        self._net, self._lay_out = net, lay_out
+    def __init__(self, net: nn.Module) -> None:
+        self._net = net
         self._together: dict[Any, tuple[Tensor, ...]] = {}
 
     def holds(self, what: str, ask: Ask, few: int, many: torch.Size) -> bool:
@@ -38,9 +35,10 @@ class Steadiness:
         found = _found.setdefault(self._net, {})
         key = (what, few, many, device, torch.get_num_threads())
         if key not in found:
-            with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-                for at in (torch.device("cpu"), device):
-                    torch.rand(few, device=at)  # or chance would do to few what it did to many
+            gpu = [device] if device.type == "cuda" else []
+            with torch.random.fork_rng(devices=gpu):
+                for place in (torch.device("cpu"), *gpu):
+                    torch.rand(few, device=place)  # or chance would do to few what it did to many
                 found[key] = self._alike(what, ask, few, many)
         return found[key]
 
@@ -49,11 +47,11 @@ class Steadiness:
         points = torch.rand(many, generator=torch.Generator().manual_seed(0))
         try:
             if (what, many) not in self._together:
-                self._together[what, many] = ask(self._lay_out(points))
+                self._together[what, many] = ask(points)
             together = self._together[what, many]
             for start in range(0, max(few, min(COMPARED, len(points))), few):
                 rows = slice(start, start + few)
-                alone = ask(self._lay_out(points[rows]))
+                alone = ask(points[rows])
                 if not all(torch.equal(a[rows], b) for a, b in zip(together, alone, strict=True)):
                     return False
         except Exception:  # whatever a net says to a number of points that it does not take

@@ -1,5 +1,7 @@
 """The one window on the net: same bits for the same point, whoever else is looked at; everything counted."""
 
+import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -109,3 +111,17 @@ def test_of_many_answers_the_first_and_the_latest_are_kept() -> None:
             query.logits(look[None], torch.tensor([0]))
     known = [answers.at(look[None]) != [None] for look in looks]
     assert known == [True] + [False] * KEPT + [True] * (KEPT - 1)
+
+
+def test_what_an_attack_held_is_let_go_with_it() -> None:
+    """At once, not when the garbage is looked through: a training by attacks makes one for each batch."""
+    gc.disable()
+    try:
+        query = Query(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), torch.zeros(3, dtype=torch.int64))
+        held = weakref.ref(query)
+        with query:
+            query.logits(torch.rand(3, 1, 1, 4), torch.arange(3))
+        del query
+        assert held() is None
+    finally:
+        gc.enable()
