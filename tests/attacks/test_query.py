@@ -23,12 +23,14 @@ def test_a_point_gives_the_same_bits_in_any_company(kind: str, helpers: Any) -> 
         assert whole.slope.abs().amax() > 0
         order = torch.randperm(64)
         shuffled = query.gradients(points[order], rows[order])
+        twenty = query.gradients(points[12:32], rows[12:32])
         seven = query.gradients(points[20:27], rows[20:27])
         alone = query.gradients(points[63:], rows[63:])
         margins, all_margins = query.margins(points[11:12], rows[11:12]), query.margins(points, rows)
     assert torch.equal(margins, all_margins[11:12])
     assert torch.equal(all_margins, whole.margin)
     assert all(torch.equal(a[order], b) for a, b in zip(whole, shuffled, strict=True))
+    assert all(torch.equal(a[12:32], b) for a, b in zip(whole, twenty, strict=True))
     assert all(torch.equal(a[20:27], b) for a, b in zip(whole, seven, strict=True))
     assert all(torch.equal(a[63:], b) for a, b in zip(whole, alone, strict=True))
 
