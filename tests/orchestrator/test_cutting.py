@@ -25,8 +25,8 @@ def test_every_input_is_in_one_shard_and_none_is_too_large(inputs: int, workers:
     assert all(size == FIRST for size in sizes[:workers][:-1])
     assert sizes[workers:] == sorted(sizes[workers:], reverse=True)
     # What a round leaves is taken with it only where that is little.
-    few = inputs < workers * (LITTLE / SPARED + 1)
-    assert sizes[-1] <= LITTLE / (1 - SHARE) + 1 or workers == 1 or few
+    little = LITTLE / (SPARED if inputs < workers * (LITTLE / SPARED + 1) else 1 - SHARE)
+    assert sizes[-1] <= little + 1 or workers == 1
 
 
 def test_the_last_rounds_are_smaller_and_none_is_too_small() -> None:
