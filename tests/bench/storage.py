@@ -3,27 +3,31 @@
     python -m tests.bench.storage                    # needs duckdb (dxray[dev]), and 3 GB of disk below --folder
     python -m tests.bench.storage --faces 2000 --rows 20000 --folder /mnt/data
 
-1. Faces drawn by dxray, a small change of each, and its amplified image, encoded beforehand, are written as a run does
+1. Faces drawn by dxray, made PNG and read again by `models.images` and by Pillow, which it used before, in turn.
+2. The same faces, a small change of each, and its amplified image, encoded beforehand, are written as a run does
    (parts of 256, made durable) and as one PNG file for each image with the figures in a CSV file (not made durable);
    then all are read and decoded. Bytes are those of the contents, and those that the file system sets aside.
    Both are read just after they were written, so from memory: the disk itself is not measured.
-2. Runs of a tenth of `--rows` rows and of all: DuckDB over the figures, `dxray show`, and `dxray export` of ten faces,
+3. Runs of a tenth of `--rows` rows and of all: DuckDB over the figures, `dxray show`, and `dxray export` of ten faces,
    before and after `dxray compact`; the commands with the most memory that they held.
 """
 
 import argparse
 import csv
+import io
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from models.faces import read
 from models.images import decode, encode_png
@@ -114,6 +118,44 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
+def pillow_png(picture: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(picture[0]).save(buffer, format="PNG", compress_type=zlib.Z_RLE)
+    return buffer.getvalue()
+
+
+def pillow_pixels(content: bytes) -> np.ndarray:
+    with Image.open(io.BytesIO(content), formats=("PNG",)) as image:
+        return np.array(image)[None]
+
+
+def codecs(rows: list[dict[str, Any]], repeats: int) -> None:
+    """The time of `models.images` as a share of Pillow's."""
+    pictures = [decode(row[which], size=(48, 48), channels=1) for row in rows for which in TRIPLE]
+    contents = [encode_png(picture) for picture in pictures]
+    assert all(
+        np.array_equal(pillow_pixels(content), picture) for content, picture in zip(contents, pictures, strict=True)
+    )
+    ours, theirs = sum(map(len, contents)), sum(len(pillow_png(picture)) for picture in pictures)
+    print(f"{len(pictures):,} PNG images of 48x48: {ours / theirs:.3f} of the bytes of Pillow's")
+    ways: dict[str, tuple[Callable[[Any], object], Callable[[Any], object], list[Any]]] = {
+        "made": (encode_png, pillow_png, pictures),
+        "read": (partial(decode, size=(48, 48), channels=1), pillow_pixels, contents),
+    }
+    for what, (ours_way, pillows_way, given) in ways.items():
+        took = [
+            [seconds(lambda: [way(one) for one in given]) for way in (ours_way, pillows_way)]  # noqa: B023
+            for _ in range(repeats)
+        ]
+        ratios = [one / other for one, other in took]
+        per_image = statistics.median(one for one, _ in took) / len(given) * 1e6
+        spread = f"({min(ratios):.2f} - {max(ratios):.2f})"
+        print(
+            f"  {what}: {per_image:.0f} us an image, {statistics.median(ratios):.2f} of Pillow's time {spread}",
+            flush=True,
+        )
+
+
 def compare(rows: list[dict[str, Any]], folder: Path, repeats: int) -> None:
     count = len(rows)
     print(f"{count:,} faces of 48x48, three PNG images each; medians of {repeats} (lowest - highest)")
@@ -180,13 +222,14 @@ def command(verb: str, *words: object) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--faces", type=int, default=4_000, help="of the first part (4,000)")
-    parser.add_argument("--rows", type=int, default=200_000, help="of the second part (200,000)")
+    parser.add_argument("--faces", type=int, default=4_000, help="of the first two parts (4,000)")
+    parser.add_argument("--rows", type=int, default=200_000, help="of the third part (200,000)")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--folder", type=Path, help="where it is done (the system's temporary folder)")
     options = parser.parse_args()
     rows = attacked_faces(options.faces)
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
+        codecs(rows, options.repeats)
         compare(rows, Path(name) / "compared", options.repeats)
     for count in (options.rows // 10, options.rows):
         with tempfile.TemporaryDirectory(dir=options.folder) as name:

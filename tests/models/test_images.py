@@ -1,11 +1,13 @@
 """What models.images promises: the same pixels from any file, and a reason for what cannot be read."""
 
 import io
+import logging
 import os
 import struct
 import threading
 import warnings
 import zlib
+from collections import Counter
 from pathlib import Path
 from typing import Literal
 
@@ -49,7 +51,9 @@ def test_every_grey_value_survives_being_written_and_read_back() -> None:
     np.testing.assert_array_equal(decode(encode_png(ramp), size=16), ramp)
 
 
-@pytest.mark.parametrize("shape", [(48, 48), (1, 48, 48), (3, 48, 48), (1, 32, 20), (1, 1, 1), (3, 7, 3)])
+@pytest.mark.parametrize(
+    "shape", [(48, 48), (1, 48, 48), (3, 48, 48), (1, 32, 20), (1, 1, 1), (3, 1, 1), (3, 4, 1), (3, 7, 3)]
+)
 def test_png_and_back_is_the_identity(shape: tuple[int, ...]) -> None:
     image = noise(*shape)
     channels = shape[0] if len(shape) == 3 else 1
@@ -69,6 +73,76 @@ def test_png_bytes_are_deterministic_and_hold_pixels_only() -> None:
     assert data == encode_png(noise(1, 48, 48))
     with Image.open(io.BytesIO(data)) as image:
         assert (image.mode, image.size, image.info) == ("L", (48, 48), {})
+
+
+# ---- a plain PNG is read without Pillow, and as Pillow reads it
+
+
+def by_pillow(data: bytes, size: tuple[int, int], channels: int) -> np.ndarray:
+    with images.quiet_pillow(), Image.open(io.BytesIO(data)) as image:
+        return fit_to(image, size=size, channels=channels)
+
+
+@pytest.mark.parametrize("shape", [(1, 48, 48), (3, 48, 48), (1, 20, 33), (3, 1, 1), (3, 300, 200)])
+def test_a_plain_png_is_read_as_pillow_reads_it(shape: tuple[int, int, int]) -> None:
+    channels, *size = shape
+    picture = Image.fromarray(noise(*size, 3)) if channels == 3 else Image.fromarray(noise(*size))
+    for data in (encode_png(noise(*shape)), saved(picture, "PNG")):
+        plain = images._plain(data, channels, *size)
+        assert plain is not None
+        np.testing.assert_array_equal(plain, by_pillow(data, (size[0], size[1]), channels))
+        np.testing.assert_array_equal(plain, decode(data, size=(size[0], size[1]), channels=channels))
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def test_a_png_of_anything_more_is_left_to_pillow() -> None:
+    """Turned by EXIF behind its pixels, as the standard allows; transparent; of other samples, channels or sizes."""
+    grey, exif = encode_png(noise(1, 48, 48)), Image.Exif()
+    exif[0x0112] = 3
+    turned = grey[:-12] + chunk(b"eXIf", exif.tobytes()[6:]) + grey[-12:]
+    np.testing.assert_array_equal(decode(turned)[0], noise(48, 48)[::-1, ::-1])
+    clear = grey[:33] + chunk(b"tRNS", struct.pack(">H", 7)) + grey[33:]
+    np.testing.assert_array_equal(decode(clear)[0], np.where(noise(48, 48) == 7, 255, noise(48, 48)))
+    palette = saved(Image.fromarray(noise(48, 48)).convert("P"), "PNG")
+    deep = saved(Image.fromarray(noise(48, 48).astype(np.uint16)), "PNG")
+    for data in (turned, clear, palette, deep, encode_png(noise(3, 48, 48)), grey + b"more", grey[:40], b""):
+        assert images._plain(data, 1, 48, 48) is None
+    assert images._plain(grey, 3, 48, 48) is None
+    assert images._plain(grey, 1, 48, 47) is None
+    assert images._plain(grey, 1, 47, 48) is None
+
+
+def test_a_damaged_plain_png_is_what_pillow_calls_it(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Its compressed pixels changed, cut off, too few or too many, with the right checksum: the same pixels or reason.
+
+    And none of it is told on standard error, as the library does where nobody listens to its log.
+    """
+    monkeypatch.setattr(logging.root, "handlers", [])  # pytest listens
+    rng, whole, read = np.random.default_rng(0), encode_png(noise(1, 24, 24)), Counter[bool]()
+    stream = whole[41 : 41 + int.from_bytes(whole[33:37])]
+    plain = images._plain
+    for _ in range(150):
+        changed = bytearray(stream)
+        changed[rng.integers(len(stream))] = rng.integers(256)
+        cut = stream[: rng.integers(len(stream))]
+        other = zlib.compress(bytes(rng.integers(0, 3, rng.integers(1200), dtype=np.uint8)))
+        for damaged in (bytes(changed), cut, other):
+            data, said = whole[:33] + chunk(b"IDAT", damaged) + whole[-12:], []
+            for way in (plain, lambda *_: None):
+                monkeypatch.setattr(images, "_plain", way)
+                try:
+                    said.append(decode(data, size=24).tolist())
+                except UnreadableImage as wrong:
+                    said.append(str(wrong))
+            assert said[0] == said[1]
+            read[isinstance(said[0], list)] += 1
+    assert min(read[True], read[False]) > 10
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize(
