@@ -118,10 +118,10 @@ def ssim(clean: Tensor, changed: Tensor) -> Tensor:
         return down.expand(len(images), -1, -1).bmm(images).bmm(across.expand(len(images), -1, -1))
 
     mean_x, mean_y = mean(x), mean(y)
-    var_x, var_y = mean(x * x) - mean_x**2, mean(y * y) - mean_y**2
+    variances = mean(x * x + y * y) - mean_x**2 - mean_y**2  # the sum of both
     covariance = mean(x * y) - mean_x * mean_y
     similar = (2 * mean_x * mean_y + LUMINANCE) * (2 * covariance + CONTRAST)
-    similar /= (mean_x**2 + mean_y**2 + LUMINANCE) * (var_x + var_y + CONTRAST)
+    similar /= (mean_x**2 + mean_y**2 + LUMINANCE) * (variances + CONTRAST)
     return similar.view(len(x), -1).mean(dim=1)
 
 

@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -248,8 +247,9 @@ def _saved(job: Job, work: Work, modified: Tensor) -> tuple[Tensor, Tensor]:
 
 def _places(triple: str) -> dict[str, str]:
     """`triples/sub/adv_face_mod.png`, always below the run's folder, for the modified image of `sub/face.jpg`."""
-    face = Path("triples", *(part for part in Path(triple).parts if part not in ("/", "..")))
-    return {name: f"{face.parent}/adv_{face.name}_{SHORT[name]}.png" for name in TRIPLE}
+    *folders, face = [part for part in triple.split("/") if part not in ("", ".", "..")] or ["_"]
+    folder = "/".join(["triples", *folders])
+    return {name: f"{folder}/adv_{face}_{SHORT[name]}.png" for name in TRIPLE}
 
 
 def _score(

@@ -123,7 +123,7 @@ def write_image(path: Place, content: bytes) -> None:
     if isinstance(path, ObjectPath):
         return write_bytes(path, content)
     try:
-        file = path.open("xb")
+        file = path.open("xb", buffering=0)
     except FileNotFoundError:
         path.parent.mkdir(parents=True, exist_ok=True)
         return write_image(path, content)
@@ -132,7 +132,8 @@ def write_image(path: Place, content: bytes) -> None:
             write_bytes(path, content)
         return None
     with file:
-        file.write(content)
+        while content:  # a disk that is nearly full takes some of it, and says so at the next
+            content = content[file.write(content) :]
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from orchestrator.batch_attack import AttackConfig, attack, resume
 from orchestrator.console import Console
 from orchestrator.errors import Interrupted, UserError
 from orchestrator.inputs import list_inputs
-from orchestrator.shards import Job, attack_shard, restored
+from orchestrator.shards import Job, _places, attack_shard, restored
 from orchestrator.store import IMAGES, read_rows, write_image
 from orchestrator.verify import verify
 
@@ -100,6 +100,26 @@ def test_two_files_of_one_name_are_saved_in_the_runs_folder(face_folder: Path, t
     attack_shard(Job(out=tmp_path / "out"), 0, list(list_inputs(faces, classes=CLASSES)), *read(trained))
     assert set(face_folder.rglob("*")) == before
     assert len(list((tmp_path / "out" / "triples").rglob("*.png"))) == 6
+
+
+@pytest.mark.parametrize(
+    ("triple", "below"),
+    [
+        ("sub/face", "sub/adv_face"),
+        ("face.1", "adv_face.1"),
+        ("../../face", "adv_face"),
+        ("/etc/../face", "etc/adv_face"),
+        ("sub//./face/", "sub/adv_face"),
+        ("..", "adv__"),
+        ("", "adv__"),
+    ],
+)
+def test_images_stay_below_the_runs_folder_whatever_the_name(triple: str, below: str) -> None:
+    assert _places(triple) == {
+        "original": f"triples/{below}_ori.png",
+        "modified": f"triples/{below}_mod.png",
+        "amplified": f"triples/{below}_amp.png",
+    }
 
 
 def test_an_unlabelled_face_leaves_the_class_that_the_net_gives_it(

@@ -1,5 +1,6 @@
 """What is on disk: whole files or none, and columns that say what they hold."""
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,19 @@ def test_an_image_is_written_once_and_again_where_it_was_left_unfinished(tmp_pat
     store.write_image(path, b"picture")
     assert path.read_bytes() == b"picture"
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_an_image_is_whole_where_the_system_takes_a_little_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Little(io.FileIO):
+        def write(self, content: Any) -> int:
+            return super().write(content[:3])
+
+    path = tmp_path / "adv_face_mod.png"
+    monkeypatch.setattr(Path, "open", lambda path, mode, **_: Little(path, mode))
+    store.write_image(path, b"picture")
+    assert path.read_bytes() == b"picture"
 
 
 def test_a_folder_that_cannot_be_written_to_is_said(tmp_path: Path) -> None:
