@@ -4,11 +4,12 @@
     python -m tests.bench.batch --faces 4000 --repeats 5 --skip-memory
 
 1. `dxray attack` on a folder of PNG faces, two workers of one thread each, against the engine alone: two plain
-   processes of one thread each, which attack half of the same faces each, from arrays in memory, before each run and
-   after it. What a net needs at its first call is in the time of both. That of the run is from the first shard's
-   beginning to the last part on disk: decoding, writing, reading back and storing are in it, the start of Ray and of
-   its workers is printed apart. Nothing is deleted between the runs: where many files had just been deleted, making a
-   new one was seen to take many times as long (on ext4).
+   processes of one thread each, which attack half of the same faces each, from arrays in memory. Both are at work in
+   turns of half a second, the other halted, see `tests.bench.turns`, and only the time that they are at work counts.
+   What a net needs at its first call is in the time of both. That of the run is from the first shard's beginning to the
+   last part on disk: decoding, writing, reading back and storing are in it, the start of Ray and of its workers is
+   printed apart. Nothing is deleted between the runs: where many files had just been deleted, making a new one was seen
+   to take many times as long (on ext4).
 2. The most memory that the driver and each worker held, and the time of an image, over runs of more and more images (a
    tiny net, FGSM, links to the same thousand files).
 """
@@ -36,10 +37,11 @@ from models.checkpoint import ModelCard, load, save
 from models.faces import Faces, read
 from models.images import encode_png
 from models.train import evaluate, fit
-from orchestrator.batch_attack import AttackConfig, attack
-from orchestrator.console import Console
 from orchestrator.inputs import list_inputs
-from orchestrator.ray_session import KEEP_PAGES, connected
+from orchestrator.object_store import files
+from orchestrator.ray_session import KEEP_PAGES
+from orchestrator.store import read_table
+from tests.bench.turns import Turns, below, title
 
 DENSENET = {"blocks": 4, "convs": 3, "filters": 16}
 TINY = {"blocks": 2, "convs": 1, "filters": 2}
@@ -65,7 +67,7 @@ def written(folder: Path, faces: Faces) -> Path:
 
 
 def engine_process(net_folder: str, arrays: str) -> None:
-    """Attack the arrays of a file, begun when the other process is ready too; seconds on standard output."""
+    """Attack the arrays of a file when told to; prints when that began and ended, in seconds since 1970."""
     torch.set_num_threads(1)
     net, _ = load(Path(net_folder))
     held = np.load(arrays)
@@ -73,13 +75,13 @@ def engine_process(net_folder: str, arrays: str) -> None:
     dx = find("dx")
     print("ready", flush=True)
     sys.stdin.readline()
-    started = time.perf_counter()
+    began = time.time()
     dx(net, images, labels, targets=1 - labels, seed=0)
-    print(time.perf_counter() - started, flush=True)
+    print(began, time.time(), flush=True)
 
 
-def engine(net: str, faces: Faces, work: Path) -> float:
-    """Images/s of two plain processes."""
+def engine(net: str, faces: Faces, work: Path) -> list[subprocess.Popen[str]]:
+    """Two plain processes that are ready."""
     processes = []
     for half in range(2):
         arrays = work / f"half-{half}.npz"
@@ -90,17 +92,17 @@ def engine(net: str, faces: Faces, work: Path) -> float:
     for process in processes:
         assert process.stdout
         process.stdout.readline()
-    for process in processes:
-        assert process.stdin
-        process.stdin.write("go\n")
-        process.stdin.flush()
-    seconds = max(float(process.communicate()[0]) for process in processes)
-    return len(faces.images) / seconds
+    return processes
 
 
-def flow(net: str, folder: Path, out: Path, *, png: bool) -> dict[str, Any]:
-    with connected():
-        return attack(AttackConfig(paths=[str(folder)], model=net, png=png), out, Console(as_json=True))
+def flow(net: str, folder: Path, out: Path, *, png: bool) -> subprocess.Popen[str]:
+    """A run whose first shard has just begun."""
+    command = [sys.executable, "-m", "orchestrator.cli", "attack", str(folder), "--model", net, "--out", str(out)]
+    command += ["--png" if png else "--no-png", "--json"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    while process.poll() is None and not any(title(one).startswith(b"ray::_attacked") for one in below([process.pid])):
+        time.sleep(0.02)
+    return process
 
 
 def overhead(options: argparse.Namespace, work: Path) -> None:
@@ -110,27 +112,36 @@ def overhead(options: argparse.Namespace, work: Path) -> None:
         faces = faces.split("test")
     chosen = slice(None, options.faces)
     some = replace(faces, images=faces.images[chosen], labels=faces.labels[chosen])
+    count = len(some.images)
     folder = written(work / "faces", some)
     ratios: dict[bool, list[float]] = {True: [], False: []}
-    before = engine(net, some, work)
     for repeat in range(options.repeats):
         for png, found in ratios.items():
             out = work / f"out-{repeat}-{png}"
-            result = flow(net, folder, out, png=png)
-            after = engine(net, some, work)
-            seconds = result["seconds"] - result["workers_seconds"]
-            # A machine's speed drifts, more than what is measured here: by the mean of the time before and after.
-            found.append(len(some.images) / seconds * (1 / before + 1 / after) / 2)
+            plain = engine(net, some, work)
+            run = flow(net, folder, out, png=png)
+            for process in plain:
+                assert process.stdin
+                process.stdin.write("go\n")
+                process.stdin.flush()
+            turns = Turns({"engine": plain, "run": [run]})
+            turns.take()
+            result = json.loads(run.communicate()[0])
+            times = [[float(word) for word in process.communicate()[0].split()] for process in plain]
+            alone = turns.seconds("engine", min(began for began, _ in times), max(ended for _, ended in times))
+            wall = result["seconds"] - result["workers_seconds"]
+            began = min(read_table(file)["began"][0].as_py() for file in files(out / "timing", "part-*.parquet"))
+            seconds = turns.seconds("run", began, began + wall)
+            found.append(alone / seconds)
             stages = result["stages"]
             shares = ", ".join(f"{name} {taken / sum(stages.values()):.1%}" for name, taken in stages.items())
-            idle = 1 - sum(stages.values()) / (2 * seconds)
+            idle = 1 - sum(stages.values()) / (2 * wall)
             print(
-                f"repeat {repeat + 1}, {'PNG files too' if png else 'parts only'}: engine {before:.1f} and {after:.1f} "
-                f"images/s, run {len(some.images) / seconds:.1f}: {found[-1]:.3f}; Ray {result['ray_seconds']:.1f} s, "
-                f"its workers {result['workers_seconds']:.1f} s; of the workers' time: {shares}; {idle:.1%} idle",
+                f"repeat {repeat + 1}, {'PNG files too' if png else 'parts only'}: engine {count / alone:.1f}, "
+                f"run {count / seconds:.1f} images/s: {found[-1]:.3f}; Ray {result['ray_seconds']:.1f} s, its workers "
+                f"{result['workers_seconds']:.1f} s; of the workers' time: {shares}; {idle:.1%} idle",
                 flush=True,
             )
-            before = after
     for png, found in ratios.items():
         print(
             f"run / engine, {'with the PNG triples as files' if png else 'parts only'}: {statistics.median(found):.3f} "
