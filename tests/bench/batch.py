@@ -5,11 +5,12 @@
 
 1. `dxray attack` on a folder of PNG faces, two workers of one thread each, against the engine alone: two plain
    processes of one thread each, which attack half of the same faces each, from arrays in memory. Both are at work in
-   turns of half a second, the other halted, see `tests.bench.turns`, and only the time that they are at work counts.
-   What a net needs at its first call is in the time of both. That of the run is from the first shard's beginning to the
-   last part on disk: decoding, writing, reading back and storing are in it, the start of Ray and of its workers is
-   printed apart. Nothing is deleted between the runs: where many files had just been deleted, making a new one was seen
-   to take many times as long (on ext4).
+   turns of two seconds, the other halted, see `tests.bench.turns`, and only the time that they are at work counts. What
+   a net needs at its first call is in the time of both. That of the run is from where a worker begins its first shard,
+   the mean of both, to the last part on disk: decoding, writing, reading back and storing are in it; the start of Ray,
+   and of the first of its workers, is printed apart. Shares are by the clock, halts included, so those of short stages
+   scatter. Nothing is deleted between the runs: where many files had just been deleted, making a new one was seen to
+   take many times as long (on ext4).
 2. The most memory that the driver and each worker held, and the time of an image, over runs of more and more images (a
    tiny net, FGSM, links to the same thousand files).
 """
@@ -105,6 +106,15 @@ def flow(net: str, folder: Path, out: Path, *, png: bool) -> subprocess.Popen[st
     return process
 
 
+def first_begins(out: Path) -> list[float]:
+    """When each worker began its first shard, in seconds since 1970."""
+    begins: dict[str, float] = {}
+    for file in files(out / "timing", "part-*.parquet"):
+        (row,) = read_table(file, columns=["worker", "began"]).to_pylist()
+        begins[row["worker"]] = min(row["began"], begins.get(row["worker"], row["began"]))
+    return list(begins.values())
+
+
 def overhead(options: argparse.Namespace, work: Path) -> None:
     faces = read(options.data)
     net = options.model or trained(work / "net", "densenet", DENSENET, faces, options.epochs)
@@ -127,15 +137,17 @@ def overhead(options: argparse.Namespace, work: Path) -> None:
             turns = Turns({"engine": plain, "run": [run]})
             turns.take()
             result = json.loads(run.communicate()[0])
+            assert run.returncode == 0 and result["inputs"] == count, result
             times = [[float(word) for word in process.communicate()[0].split()] for process in plain]
             alone = turns.seconds("engine", min(began for began, _ in times), max(ended for _, ended in times))
             wall = result["seconds"] - result["workers_seconds"]
-            began = min(read_table(file)["began"][0].as_py() for file in files(out / "timing", "part-*.parquet"))
-            seconds = turns.seconds("run", began, began + wall)
+            begins = first_begins(out)
+            ended = min(begins) + wall
+            seconds = statistics.mean(turns.seconds("run", began, ended) for began in begins)
             found.append(alone / seconds)
             stages = result["stages"]
             shares = ", ".join(f"{name} {taken / sum(stages.values()):.1%}" for name, taken in stages.items())
-            idle = 1 - sum(stages.values()) / (2 * wall)
+            idle = 1 - sum(stages.values()) / sum(ended - began for began in begins)
             print(
                 f"repeat {repeat + 1}, {'PNG files too' if png else 'parts only'}: engine {count / alone:.1f}, "
                 f"run {count / seconds:.1f} images/s: {found[-1]:.3f}; Ray {result['ray_seconds']:.1f} s, its workers "

@@ -1,4 +1,4 @@
-"""Two sides of a comparison at work in turns of half a second: while one is, all processes of the other are halted.
+"""Two sides of a comparison at work in turns of two seconds: while one is, all processes of the other are halted.
 
 What a machine's speed drifts by within seconds, a tenth and more on one that is shared, is then in the time of both.
 """
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-TURN = 0.5  # seconds: far longer than caches take to fill, far shorter than what is to be measured
+TURN = 2.0  # seconds: far longer than caches take to fill and timers to catch up, far shorter than what is measured
 
 
 class Turns:
