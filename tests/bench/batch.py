@@ -169,8 +169,7 @@ def peaks(process: subprocess.Popen[str]) -> dict[str, float]:
             try:
                 # `ray::` is what Ray calls a worker; it is a child's child of the driver.
                 kind = "driver" if status.parent.name == str(process.pid) else "worker"
-                title = (status.parent / "cmdline").read_bytes()
-                if kind == "worker" and not title.startswith(b"ray::"):
+                if kind == "worker" and not title(int(status.parent.name)).startswith(b"ray::"):
                     continue
                 lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
                 anonymous = int(lines["RssAnon"].split()[0]) / 1024

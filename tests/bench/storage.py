@@ -3,7 +3,8 @@
     python -m tests.bench.storage                    # needs duckdb (dxray[dev]), and 3 GB of disk below --folder
     python -m tests.bench.storage --faces 2000 --rows 20000 --folder /mnt/data
 
-1. Faces drawn by dxray, made PNG and read again by `models.images` and by Pillow, which it used before, in turn.
+1. Faces drawn by dxray, changed ones and what changed, made PNG and read again by `models.images` and, in turn, by
+   Pillow, which it used before.
 2. The same faces, a small change of each, and its amplified image, encoded beforehand, are written as a run does
    (parts of 256, made durable) and as one PNG file for each image with the figures in a CSV file (not made durable);
    then all are read and decoded. Bytes are those of the contents, and those that the file system sets aside.
@@ -131,8 +132,8 @@ def pillow_pixels(content: bytes) -> np.ndarray:
 
 def codecs(rows: list[dict[str, Any]], repeats: int) -> None:
     """The time of `models.images` as a share of Pillow's."""
-    pictures = [decode(row[which], size=(48, 48), channels=1) for row in rows for which in TRIPLE]
-    contents = [encode_png(picture) for picture in pictures]
+    contents = [row[which] for row in rows for which in TRIPLE]
+    pictures = [decode(content, size=(48, 48), channels=1) for content in contents]
     assert all(
         np.array_equal(pillow_pixels(content), picture) for content, picture in zip(contents, pictures, strict=True)
     )
