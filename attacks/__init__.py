@@ -11,6 +11,7 @@ from torch import Tensor
 from attacks.apgd import apgd
 from attacks.ddn import ddn
 from attacks.deepfool import deepfool
+from attacks.dx import begin as begin_dx
 from attacks.dx import dx
 from attacks.dx_penalty import dx_penalty
 from attacks.fgsm import fgsm
@@ -18,6 +19,7 @@ from attacks.hopskipjump import hopskipjump
 from attacks.jsma import jsma
 from attacks.pgd import pgd
 from attacks.robust import robust
+from attacks.slots import Search
 from attacks.square import square
 
 ATTACKS: dict[str, Callable[..., Tensor]] = {
@@ -33,6 +35,9 @@ ATTACKS: dict[str, Callable[..., Tensor]] = {
     "robust": robust,
     "square": square,
 }
+
+# Of those whose images may come one after the other, see `attacks.stream`: the search that they enter.
+STREAMS: dict[str, Callable[..., Search]] = {"dx": begin_dx}
 
 
 def find(name: str) -> Callable[..., Tensor]:

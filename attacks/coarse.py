@@ -18,19 +18,19 @@ TRIED = 4  # points
 _found: WeakKeyDictionary[nn.Module, dict[Any, tuple[int, bool]]] = WeakKeyDictionary()
 
 
-def coarse_will_do(net: nn.Module, exact: Ask, coarse: Ask, points: Tensor) -> bool:
+def coarse_will_do(net: nn.Module, exact: Ask, coarse: Ask, shape: torch.Size) -> bool:
     """Whether slopes of `net` are worth having in bfloat16: here that is faster, and they show the same way.
 
-    It is tried once for each net and kind of image, and again when weights have changed: on noise like `points`
-    (N, C, H, W), so that it does not depend on the images at hand. Both kinds of asking give logits and slopes.
+    It is tried once for each net and `shape` (C, H, W) of images, and again when weights have changed: on noise, so
+    that it does not depend on the images at hand. Both kinds of asking give logits and slopes.
     """
     device = next((weight.device for weight in net.parameters()), torch.device("cpu"))
     if not _multiplies(device):
         return False
     found = _found.setdefault(net, {})
-    key, changes = (points.shape[1:], device), sum(weight._version for weight in net.parameters())
+    key, changes = (shape, device), sum(weight._version for weight in net.parameters())
     if key not in found or found[key][0] != changes:
-        noise = torch.rand((TRIED, *points.shape[1:]), generator=torch.Generator().manual_seed(0))
+        noise = torch.rand((TRIED, *shape), generator=torch.Generator().manual_seed(0))
         with torch.random.fork_rng(devices=[]):
             found[key] = changes, _alike(exact, coarse, (noise * 255).round() / 255)
     return found[key][1]

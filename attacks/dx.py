@@ -15,7 +15,7 @@ from attacks.dx_l2 import L2Walk
 from attacks.dx_linf import LinfWalk
 from attacks.dx_sparse import SparseWalk
 from attacks.query import BATCH, FLOOR, Ledger, Query, validate
-from attacks.slots import Walk, search
+from attacks.slots import Search, Walk
 
 PATIENCE = 4  # an image never fooled is searched up to this many times as long
 
@@ -92,6 +92,24 @@ def dx(
     Raises ValueError for arguments no attack can work with and for a net whose logits are not finite.
     """
     validate(inputs, labels, targets, mask)
+    with Query(net, labels, targets, batch=batch, ledger=ledger) as query:
+        search = begin(query, inputs.shape[1:], norm=norm, effort=effort, steps=steps, confidence=confidence)
+        return search.all(inputs, mask)
+
+
+def begin(
+    query: Query,
+    shape: torch.Size,
+    *,
+    norm: str = "l2",
+    effort: str = "default",
+    steps: int | None = None,
+    confidence: float = 0.0,
+) -> Search:
+    """The search of `dx` for images of a shape (C, H, W), which enter one by one or many at a time.
+
+    Arguments and errors are those of `dx`.
+    """
     if norm not in PLANS:
         raise ValueError(f"unknown norm {norm!r}; known norms: {', '.join(PLANS)}")
     if effort not in EFFORTS:
@@ -100,16 +118,14 @@ def dx(
     looks = plan.steps if steps is None else steps
     if looks < 1:
         raise ValueError(f"steps must be at least 1, got {looks}")
-    with Query(net, labels, targets, batch=batch, ledger=ledger) as query:
-        return search(
-            query,
-            inputs,
-            mask,
-            plan.walk(batch, inputs.shape[1:], looks),
-            # In L2 the walk itself says when an image has had its looks: some do not count.
-            steps=PATIENCE * looks if norm == "l2" else looks,
-            floor=FLOOR + confidence,
-            patience=1 if norm == "l2" else PATIENCE,
-            polish=plan.polish,
-            coarse=plan.coarse,
-        )
+    return Search(
+        query,
+        shape,
+        plan.walk(query.batch, shape, looks),
+        # In L2 the walk itself says when an image has had its looks: some do not count.
+        steps=PATIENCE * looks if norm == "l2" else looks,
+        floor=FLOOR + confidence,
+        patience=1 if norm == "l2" else PATIENCE,
+        polish=plan.polish,
+        coarse=plan.coarse,
+    )

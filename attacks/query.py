@@ -67,6 +67,21 @@ class Answers(Ledger):
                 if len(kept) > KEPT:  # an attack by decisions alone looks thousands of times
                     del kept[next(islice(kept, 1, None))]
 
+    def grow(self, count: int) -> None:
+        """Take in so many further images."""
+        more = Answers.empty(count)
+        self.gradients = torch.cat([self.gradients, more.gradients])
+        self.forwards = torch.cat([self.forwards, more.forwards])
+        self.kept += more.kept
+
+    def let_go(self, rows: Tensor) -> "Answers":
+        """What is held of images `rows` (M,), which are as if never looked at then."""
+        gone = Answers(self.gradients[rows], self.forwards[rows], [self.kept[row] for row in rows.tolist()])
+        self.gradients[rows] = self.forwards[rows] = 0
+        for row in rows.tolist():
+            self.kept[row] = {}
+        return gone
+
     def at(self, points: Tensor) -> list[list[float] | None]:
         """The logits at a point of each image, (N, C, H, W) in all, None where they are not known."""
         return [kept.get(_hash(point)) for kept, point in zip(self.kept, points.cpu(), strict=True)]
@@ -209,13 +224,13 @@ class Query:
         targets = None if self.targets is None else self.targets[owner]
         return margin(logits, self.labels[owner], targets), logits.argmax(dim=1)
 
-    def coarse_will_do(self, points: Tensor) -> bool:
-        """Whether `coarse_gradients` are worth asking for at points like these (N, C, H, W): see `attacks.coarse`."""
+    def coarse_will_do(self, shape: torch.Size) -> bool:
+        """Whether `coarse_gradients` are worth asking for at points of a shape (C, H, W): see `attacks.coarse`."""
         return coarse_will_do(
             self.net,
             lambda some: self._said_and_slope(self._laid_out(some)),
             lambda some: self._said_and_slope_coarsely(self._laid_out(some)),
-            points,
+            shape,
         )
 
     def gradients(self, points: Tensor, rows: Tensor, score: Score = margin) -> Look:

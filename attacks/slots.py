@@ -5,6 +5,9 @@ not depend on who else is searched. A `Walk` decides where each search looks nex
 """
 
 from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -121,7 +124,22 @@ def search(
     score: Score = margin,
     coarse: bool = False,
 ) -> Tensor:
-    """The smallest fooling points `walk` finds, float32 (N, C, H, W) on the lattice.
+    """The smallest fooling points that a `Search` finds for all images of the query, float32 (N, C, H, W)."""
+    return Search(
+        query,
+        inputs.shape[1:],
+        walk,
+        steps=steps,
+        floor=floor,
+        patience=patience,
+        polish=polish,
+        score=score,
+        coarse=coarse,
+    ).all(inputs, mask)
+
+
+class Search:
+    """The smallest fooling points `walk` finds, for images that enter, each in its own time.
 
     A point fools when its margin exceeds `floor`. An image is looked at `steps` times, one that is never fooled up to
     `patience` times as often; the slopes are those of `score`. Then follow up to `polish` looks without gradient, as
@@ -130,162 +148,258 @@ def search(
 
     With `coarse` the walks go by slopes in bfloat16, where these will do, and the looks without gradient, then at least
     one, say what fools; where none of them does, an image is searched again without.
+
+    Rows are those of the query's images, which must hold them when they enter. A row whose image has left may be that
+    of another one then.
     """
-    result, sizes = to_levels(inputs).flatten(1), torch.full((len(inputs),), torch.inf)
-    rows = torch.arange(len(inputs))
-    coarse = coarse and query.coarse_will_do(inputs)
-    if coarse:
-        margins, predicted = query.answers(inputs, rows)
-        rows = rows[~_already_wrong(query, rows, margins, predicted)]
-        # Far from the border first: they mostly take more looks, and the last few in a batch take longer each.
-        rows = rows[margins[rows].argsort(stable=True)]
-    for rough in (True, False) if coarse else (False,):
-        left = _walked(
-            query,
-            inputs,
-            mask,
-            walk,
-            rows,
-            result,
-            steps=steps,
-            floor=floor,
-            patience=patience,
-            polish=polish,
-            score=score,
-            coarse=rough,
-        )
-        looks = max(polish, 1) if rough else polish
-        _polish(query, inputs.shape[1:], walk, left, result, sizes, floor=floor, times=looks)
-        rows = rows[sizes[rows] == torch.inf]
-    return from_levels(result).view_as(inputs)
+
+    def __init__(
+        self,
+        query: Query,
+        shape: torch.Size,
+        walk: Walk,
+        *,
+        steps: int,
+        floor: float,
+        patience: int = 1,
+        polish: int = 0,
+        score: Score = margin,
+        coarse: bool = False,
+    ) -> None:
+        self.query, self.shape = query, shape
+        self.images = Images.none(shape.numel())
+        places = partial(Slots, query, shape, self.images, steps=steps, floor=floor, patience=patience, score=score)
+        self._ways = [places(walk=walk, polish=polish, coarse=False)]
+        if coarse and query.coarse_will_do(shape):
+            self._ways.insert(0, places(walk=deepcopy(walk), polish=max(polish, 1), coarse=True))
+
+    def all(self, inputs: Tensor, mask: Tensor | None = None) -> Tensor:
+        """What is found for all images of the query, float32 (N, C, H, W) on the lattice."""
+        rows = torch.arange(len(inputs))
+        self.enter(rows, inputs, mask)
+        while len(self.look(full=False)):
+            pass
+        return self.changed(rows)
+
+    def enter(self, rows: Tensor, inputs: Tensor, mask: Tensor | None = None) -> None:
+        """Images (M, C, H, W), which are to be changed where `mask` (M or 1, 1, H, W) is True only, begin.
+
+        Coarse looks are preceded by one without gradient: an image that is already wrong does not stay.
+        """
+        self.images.put(rows, inputs, mask)
+        first = self._ways[0]
+        if first.coarse:
+            margins, predicted = self.query.answers(inputs, rows)
+            wrong = _already_wrong(self.query, rows, margins, predicted)
+            self.images.inside[rows[wrong]] = False
+            # Far from the border first: they mostly take more looks, and the last few in a batch take longer each.
+            rows = rows[~wrong][margins[~wrong].argsort(stable=True)]
+        first.enter(rows)
+
+    def look(self, *, full: bool) -> Tensor:
+        """Look at a batch of points; returns whose they are. None: all have left, or with `full` no batch is full.
+
+        Where several batches could be, the one that is furthest on its way comes first; where none is full, the one
+        that is least, for it fills the others.
+        """
+        batch = self.query.batch
+        for way in reversed(self._ways):
+            if way.polishing >= batch:
+                return self._left(way, *way.polish())
+            if way.walking >= batch:
+                return self._left(way, *way.walk())
+        for way in [] if full else self._ways:
+            if way.walking:
+                return self._left(way, *way.walk())
+            if way.polishing:
+                return self._left(way, *way.polish())
+        return torch.zeros(0, dtype=torch.int64)
+
+    def changed(self, rows: Tensor) -> Tensor:
+        """What was found for images that have left, float32 (M, C, H, W) on the lattice."""
+        return from_levels(self.images.best[rows]).view(-1, *self.shape)
+
+    def _left(self, way: "Slots", looked: Tensor, left: Tensor) -> Tensor:
+        if way.coarse:
+            missed = self.images.size[left] == torch.inf
+            self._ways[-1].enter(left[missed])
+            left = left[~missed]
+        self.images.inside[left] = False
+        return looked
 
 
-def _walked(
-    query: Query,
-    inputs: Tensor,
-    mask: Tensor | None,
-    walk: Walk,
-    todo: Tensor,
-    result: Tensor,
-    *,
-    steps: int,
-    floor: float,
-    patience: int,
-    polish: int,
-    score: Score,
-    coarse: bool,
-) -> list["Unpolished"]:
-    """Walk from each image that is `todo` (M,); where that ends goes into `result`, and who may be polished comes back.
+@dataclass
+class Images:
+    """Those of a search, by their rows, in grey levels.
 
-    What coarse looks take for fooled comes back as not fooled yet.
+    home, best: (N, D), as they came and as found so far. allowed: float (N, D), 1 where they may be changed; None:
+    everywhere. size: (N,) of the smallest change that fools, as far as looks without gradient have seen, else infinite.
+    inside: bool (N,), the search goes on.
     """
-    gradients = query.coarse_gradients if coarse else query.gradients
-    home, batch = to_levels(inputs).flatten(1), query.batch
-    allowed = torch.ones_like(home) if mask is None else mask.expand_as(inputs).flatten(1).float()
-    shape = (batch, home.shape[1])
-    rows = torch.full((batch,), -1)
-    start, best = torch.zeros(shape), torch.zeros(shape)
-    room = Room(torch.zeros(shape), torch.zeros(shape))
-    step, size, furthest = torch.zeros(batch, dtype=torch.int64), torch.zeros(batch), torch.zeros(batch)
-    unpolished = []
-    waiting = 0
-    while True:
-        free = (rows < 0).nonzero().flatten()[: len(todo) - waiting]
-        if len(free):
-            rows[free] = todo[waiting : waiting + len(free)]
-            waiting += len(free)
-            start[free], best[free], step[free] = home[rows[free]], 0.0, 0
-            size[free], furthest[free] = torch.inf, -torch.inf
-            room.low[free] = -start[free] * allowed[rows[free]]
-            room.high[free] = (LEVELS - start[free]) * allowed[rows[free]]
-        if bool((rows < 0).all()):
-            break
-        first = step == 0
-        change = torch.where(first.unsqueeze(1), 0.0, walk.propose(room))
-        look = gradients(from_levels(start + change).view(batch, *inputs.shape[1:]), rows, score)
-        slope = look.slope.flatten(1) / LEVELS * (room.low < room.high)
-        fooled = look.margin > floor
-        changed = walk.size(change)
-        better = torch.where(fooled, changed < size, (size == torch.inf) & (look.margin > furthest)) & ~first
-        best = torch.where(better.unsqueeze(1), change, best)
-        size = torch.where(better & fooled, changed, size)
-        furthest = torch.where(better, look.margin, furthest)
-        enough = walk.learn(room, change, floor - look.margin, slope, step, size)
-        step += 1
+
+    home: Tensor
+    best: Tensor
+    size: Tensor
+    inside: Tensor
+    allowed: Tensor | None = None
+
+    @classmethod
+    def none(cls, values: int) -> "Images":
+        return cls(torch.zeros(0, values), torch.zeros(0, values), torch.zeros(0), torch.zeros(0, dtype=torch.bool))
+
+    def put(self, rows: Tensor, inputs: Tensor, mask: Tensor | None) -> None:
+        missing = int(rows.max()) + 1 - len(self.home) if len(rows) else 0
+        if missing > 0:
+            self.home, self.best, self.size, self.inside = (
+                torch.cat([values, values.new_zeros(missing, *values.shape[1:])])
+                for values in (self.home, self.best, self.size, self.inside)
+            )
+        self.home[rows] = self.best[rows] = to_levels(inputs).flatten(1)
+        self.size[rows], self.inside[rows] = torch.inf, True
+        if mask is not None:
+            self.allowed = torch.ones_like(self.home) if self.allowed is None else self.allowed
+            self.allowed[rows] = mask.expand_as(inputs).flatten(1).float()
+
+
+class Slots:
+    """Places for a batch of images at a time: they walk, then are polished, and leave.
+
+    With `coarse` what looks take for fooled while walking comes to polishing as not fooled yet.
+    """
+
+    def __init__(
+        self,
+        query: Query,
+        shape: torch.Size,
+        images: Images,
+        *,
+        walk: Walk,
+        steps: int,
+        floor: float,
+        patience: int,
+        polish: int,
+        score: Score,
+        coarse: bool,
+    ) -> None:
+        self.query, self.shape, self.images, self.way = query, shape, images, walk
+        self.steps, self.floor, self.patience = steps, floor, patience
+        self.looks, self.score, self.coarse = polish, score, coarse
+        batch, values = query.batch, shape.numel()
+        self.waiting = torch.zeros(0, dtype=torch.int64)
+        self.rows = torch.full((batch,), -1)
+        self.start, self.best = torch.zeros(2, batch, values)
+        self.room = Room(*torch.zeros(2, batch, values))
+        self.step = torch.zeros(batch, dtype=torch.int64)
+        self.size, self.furthest = torch.zeros(2, batch)
+        self.unpolished: list[Unpolished] = []
+
+    def enter(self, rows: Tensor) -> None:
+        self.waiting = torch.cat([self.waiting, rows])
+
+    @property
+    def walking(self) -> int:
+        return int((self.rows >= 0).sum()) + len(self.waiting)
+
+    @property
+    def polishing(self) -> int:
+        return sum(len(images.rows) for images in self.unpolished)
+
+    def walk(self) -> tuple[Tensor, Tensor]:
+        """A look with gradient at the image in each slot; returns whose, and those that leave with it."""
+        self._fill()
+        query, rows = self.query, self.rows
+        first = self.step == 0
+        change = torch.where(first.unsqueeze(1), 0.0, self.way.propose(self.room))
+        gradients = query.coarse_gradients if self.coarse else query.gradients
+        look = gradients(from_levels(self.start + change).view(-1, *self.shape), rows, self.score)
+        slope = look.slope.flatten(1) / LEVELS * (self.room.low < self.room.high)
+        fooled = look.margin > self.floor
+        changed = self.way.size(change)
+        further = (self.size == torch.inf) & (look.margin > self.furthest)
+        better = torch.where(fooled, changed < self.size, further) & ~first
+        self.best = torch.where(better.unsqueeze(1), change, self.best)
+        self.size = torch.where(better & fooled, changed, self.size)
+        self.furthest = torch.where(better, look.margin, self.furthest)
+        enough = self.way.learn(self.room, change, self.floor - look.margin, slope, self.step, self.size)
+        self.step += 1
         hopeless = first & (_already_wrong(query, rows, look.margin, look.predicted) | (slope == 0).all(dim=1))
-        over = step >= torch.where(size < torch.inf, steps, patience * steps)
+        over = self.step >= torch.where(self.size < torch.inf, self.steps, self.patience * self.steps)
         done = (rows >= 0) & (hopeless | enough | over)
-        result[rows[done]] = start[done] + best[done]
-        last = walk.last() if polish else None
-        if coarse and last is None:
+        looked = rows[rows >= 0]
+        self.images.best[rows[done]] = self.start[done] + self.best[done]
+        last = self.way.last() if self.looks else None
+        if self.coarse and last is None:
             last = Confirming()
-        left = done & ~hopeless & ~(coarse & (size == torch.inf))
-        if last is not None and bool(left.any()):
-            known = torch.full_like(size, torch.inf) if coarse else size
-            unpolished.append(Unpolished(rows, start, room, best, known, last).picked(left))
-        rows[done] = -1
-    return unpolished
+        left = done & ~hopeless & ~(self.coarse & (self.size == torch.inf))
+        if last is None:
+            left = torch.zeros_like(left)
+        elif bool(left.any()):
+            known = torch.full_like(self.size, torch.inf) if self.coarse else self.size
+            looks = torch.full_like(rows, self.looks)
+            self.unpolished.append(Unpolished(rows, self.start, self.room, self.best, known, looks, last).picked(left))
+        gone = rows[done & ~left]
+        self.rows = torch.where(done, -1, rows)
+        return looked, gone
+
+    def polish(self) -> tuple[Tensor, Tensor]:
+        """A look without gradient at a batch of images that have walked; returns whose, and those that leave with it.
+
+        What is smaller goes into the images' best, its size beside it.
+        """
+        batch = self.query.batch
+        together: Unpolished = _mapped(lambda *values: torch.cat(values), *self.unpolished)
+        rest, few = together.picked(slice(batch, None)), together.padded(batch)
+        rows, start, room, best, size, looks, last = few
+        change = last.look(room, best)
+        excess = self.query.margins(from_levels(start + change).view(-1, *self.shape), rows) - self.floor
+        last, worth = last.learn(room, best, change, excess)
+        changed = self.way.size(change)
+        better = (excess > 0) & (changed < size)
+        best = torch.where(better.unsqueeze(1), change, best)
+        size = torch.where(better, changed, size)
+        real = rows >= 0
+        self.images.best[rows[real]], self.images.size[rows[real]] = (start + best)[real], size[real]
+        again = real & worth & (looks > 1)
+        still = Unpolished(rows, start, room, best, size, looks - 1, last).picked(again)
+        self.unpolished = [images for images in (still, rest) if len(images.rows)]
+        return rows[real], rows[real & ~again]
+
+    def _fill(self) -> None:
+        """Have the images that wait take the places that are free."""
+        free = (self.rows < 0).nonzero().flatten()[: len(self.waiting)]
+        if not len(free):
+            return
+        coming, self.waiting = self.waiting[: len(free)], self.waiting[len(free) :]
+        self.rows[free] = coming
+        self.start[free], self.best[free], self.step[free] = self.images.home[coming], 0.0, 0
+        self.size[free], self.furthest[free] = torch.inf, -torch.inf
+        self.room.low[free], self.room.high[free] = -self.start[free], LEVELS - self.start[free]
+        if self.images.allowed is not None:
+            self.room.low[free] *= self.images.allowed[coming]
+            self.room.high[free] *= self.images.allowed[coming]
 
 
 class Unpolished(NamedTuple):
-    """Images whose walk is over, as it left them: see `search`."""
+    """Images whose walk is over, as it left them, and how many looks each may still have."""
 
     rows: Tensor
     start: Tensor
     room: Room
     best: Tensor
     size: Tensor
+    looks: Tensor
     last: Last
 
-    def picked(self, which: Tensor) -> "Unpolished":
-        return _mapped(lambda values: values[which], self)
+    def picked(self, which: Tensor | slice) -> "Unpolished":
+        picked: Unpolished = _mapped(lambda values: values[which], self)
+        return picked
 
-    def padded(self, at: int, count: int) -> "Unpolished":
-        """`count` of them from `at` on; what is missing is filled up, with -1 for a row."""
-        few = _mapped(lambda values: values[at : at + count], self)
-        missing = count - len(few.rows)
-        full = _mapped(lambda values: torch.cat([values, values[:1].expand(missing, *values.shape[1:])]), few)
-        full.rows[count - missing :] = -1
+    def padded(self, count: int) -> "Unpolished":
+        """The first `count` of them; what is missing is the last again, with -1 for a row."""
+        real = min(count, len(self.rows))
+        full = self.picked(torch.arange(count).clamp(max=real - 1))
+        full.rows[real:] = -1
         return full
-
-
-def _polish(
-    query: Query,
-    shape: torch.Size,
-    walk: Walk,
-    left: list[Unpolished],
-    result: Tensor,
-    sizes: Tensor,
-    *,
-    floor: float,
-    times: int,
-) -> None:
-    """Up to so many looks without gradient at each image; what is smaller goes into `result`, its size into `sizes`."""
-    for _ in range(times):
-        if not left:
-            break
-        together = _mapped(lambda *values: torch.cat(values), *left)
-        left = _polished(query, shape, walk, together, result, sizes, floor=floor)
-
-
-def _polished(
-    query: Query, shape: torch.Size, walk: Walk, images: Unpolished, result: Tensor, sizes: Tensor, *, floor: float
-) -> list[Unpolished]:
-    """One look without gradient at each of the `images`; returns those that may gain by a further one."""
-    still = []
-    for at in range(0, len(images.rows), query.batch):
-        rows, start, room, best, size, last = images.padded(at, query.batch)
-        change = last.look(room, best)
-        excess = query.margins(from_levels(start + change).view(-1, *shape), rows) - floor
-        last, worth = last.learn(room, best, change, excess)
-        changed = walk.size(change)
-        better = (excess > 0) & (changed < size)
-        best = torch.where(better.unsqueeze(1), change, best)
-        size = torch.where(better, changed, size)
-        real = rows >= 0
-        result[rows[real]], sizes[rows[real]] = (start + best)[real], size[real]
-        still.append(Unpolished(rows, start, room, best, size, last).picked(real & worth))
-    return [images for images in still if len(images.rows)]
 
 
 def _mapped(of: Callable[..., Tensor], *parts: Any) -> Any:

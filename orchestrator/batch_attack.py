@@ -47,7 +47,7 @@ from orchestrator.store import (
 from orchestrator.summary import STATUSES, summarise
 from orchestrator.working_copy import read_net
 
-FORMAT = "dxray attack 4"
+FORMAT = "dxray attack 5"
 CHECKED = 32  # images that the net is looked at with before the run
 PNG_LIMIT = 10_000  # a folder of more triples than that is slow for every tool; the parts hold them all the same
 
@@ -238,12 +238,11 @@ def _run(
             f"attack: {left:,} of {record['inputs']:,} images by '{config.attack}', {crew.at_once} at a time; "
             f"labels known for {sum(one['labelled'] for one in lists):,}, else the net's own answer counts as right"
         )
-        if left:
-            crew.warm_up()
         started, since = time.perf_counter(), time.time()
         counts: Counter[str] = Counter()
         try:
-            with console.bar("attacking", left, "images") as bar:
+            shards = sum(cutting.shards_left for cutting in cuttings)
+            with crew.hired(shards), console.bar("attacking", left, "images") as bar:
                 for rows in crew.work_off(lambda: next(filter(None, (cutting.take() for cutting in cuttings)), None)):
                     if cuttings[-1].measure(pixels):
                         write_json(out / CONFIG, record)

@@ -1,43 +1,47 @@
-"""The shards of an attack as Ray tasks: how many at a time, and what happens to those whose worker dies.
+"""The workers of an attack, Ray actors: which shard each gets, and what happens to those whose worker dies.
 
-Ray's own retries would run the same shard into the same image for ever. Here a shard whose worker died is tried once
-more, then halved, and so are its halves, until the image that does it stands alone and is recorded as failed.
+A worker asks for the next shard while the last images of the one before still fill a part of its batch, so several
+shards may be with a worker that dies. They are then done one at a time. A shard whose worker dies while it is alone is
+tried once more, then halved, and so are its halves, until the image that does it stands alone and is recorded as
+failed. Ray's own retries would run the same shard into the same image for ever.
 """
 
 import gc
-import os
-import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
 import ray
-from ray.exceptions import NodeDiedError, OutOfMemoryError, RayError, RayTaskError
+from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 
 from orchestrator.cutting import Shard
 from orchestrator.errors import FULL, UserError
 from orchestrator.listing import read_list
 from orchestrator.object_store import Place
-from orchestrator.ray_session import cpus, slots
-from orchestrator.shards import Job, attack_shard, failed_row, part, restored
+from orchestrator.ray_session import cpus, living, slots
+from orchestrator.shards import Ended, Job, Shards, failed_row, part
 from orchestrator.store import read_table, write_part, write_table
 
 TRIES = 2  # of a whole shard before it is halved, and of an image before it is recorded; halves have one
-SEE_ALL = "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES"
-LOST = 10  # nodes that may be lost under one and the same shard: all that run on a node are lost with it at once
+LOST = 10  # nodes that may be lost under one and the same shard, and workers in a row before they could begin
 
 
 @dataclass
 class Piece:
-    """A shard, or inputs `start` to `stop` of one whose worker died."""
+    """A shard, or inputs `start` to `stop` of one whose worker died.
+
+    alone: it was with a worker that died, and is to be with no other.
+    """
 
     shard: Shard
     start: int
     stop: int
     deaths: int = 0
     lost: int = 0
+    alone: bool = False
 
     @property
     def size(self) -> int:
@@ -53,10 +57,25 @@ class Piece:
 
     def halves(self) -> list["Piece"]:
         middle = (self.start + self.stop) // 2
-        return [Piece(self.shard, self.start, middle), Piece(self.shard, middle, self.stop)]
+        return [Piece(self.shard, *ends, alone=True) for ends in ((self.start, middle), (middle, self.stop))]
 
     def place(self, out: Place) -> Place:
         return out / "pieces" / f"{self.shard.index:05d}-{self.start}-{self.stop}.parquet"
+
+
+@dataclass(eq=False)
+class Worker:
+    """One of the crew.
+
+    doing: what it has been asked for and has not ended, None: nothing. It is the node that it runs on, once it is
+    ready, then what `Attacking` yields.
+    with_it: pieces by the number of their shard.
+    """
+
+    actor: Any
+    doing: Any
+    node: str | None = None
+    with_it: dict[int, Piece] = field(default_factory=dict)
 
 
 class Crew:
@@ -79,77 +98,126 @@ class Crew:
         say: Callable[[str], None] = print,
     ) -> None:
         self.job, self.net_sha256, self.say = job, net_sha256, say
-        self.net = [ray.put(content) for content in net]
         self.at_once = max(1, slots(1, gpu_share)) if gpu_share else cpus()
-        self._how: dict[str, Any] = {"num_cpus": 1, "max_retries": 0}
-        if gpu_share:
-            # Ray would end a process after each task with a GPU, for torch looks but once which GPUs it may see. Here
-            # it sees all of them, and each task takes the one that is set apart for it.
-            self._how |= {"num_gpus": gpu_share, "max_calls": 0, "runtime_env": {"env_vars": {SEE_ALL: "1"}}}
-        self._task = ray.remote(**self._how)(_attacked)
-        self._again: deque[Piece] = deque()
-        self._running: dict[ray.ObjectRef, Piece] = {}
+        self._new = ray.remote(num_cpus=1, num_gpus=gpu_share)(Attacking).remote
+        self._given = (job, "cuda" if gpu_share else "cpu", *(ray.put(content) for content in net))
+        self._workers: list[Worker] = []
+        self._never_ready = 0
+        self._waiting: deque[Piece] = deque()
         self._placed: dict[Shard, list[Piece]] = {}  # what is on disk of shards that were halved
 
-    def warm_up(self) -> None:
-        """Have the processes load torch and the net, while the driver does something else."""
-        warm = ray.remote(**self._how)(_loaded)
-        self._warm = [warm.remote(*self.net) for _ in range(self.at_once)]
+    @contextmanager
+    def hired(self, count: int) -> Iterator[None]:
+        """So many workers, or fewer where the cluster holds no more; they load torch and the net at once."""
+        for _ in range(min(count, self.at_once)):
+            self._hire()
+        try:
+            yield
+        finally:
+            while self._workers:
+                self._dismiss(self._workers[0])
 
     def work_off(self, take: Callable[[], Shard | None]) -> Iterator[Counter[str]]:
         """The rows by status of each shard once its part is on disk.
 
-        Shards are taken as workers come free, and one waits for each: a worker never waits, and the driver knows few.
-        Where `take` has none, it is asked again when a shard has ended.
+        Shards are taken as workers ask for them. Where `take` has none, it is asked again when a shard has ended.
 
         Raises:
-            UserError: the disk is full or may not be written to, or nodes are lost time and again.
+            UserError: the disk is full or may not be written to, nodes are lost time and again, or no worker begins.
         """
         while True:
-            while len(self._running) < 2 * self.at_once and (piece := self._next(take)):
-                target = None if piece.whole else piece.place(self.job.out)
-                task = self._task.remote(self.job, piece.shard, piece.start, piece.stop, target, *self.net)
-                self._running[task] = piece
-            if not self._running:
+            for worker in self._workers:
+                if worker.doing is None:
+                    self._set_to_work(worker, take)
+            busy = {worker.doing: worker for worker in self._workers if worker.doing is not None}
+            if not self._next(take) and not any(worker.with_it for worker in self._workers):
                 return
-            for done in ray.wait(list(self._running), num_returns=1)[0]:
-                yield from self._ended(self._running.pop(done), done)
+            for done in ray.wait(list(busy), num_returns=1)[0]:
+                yield from self._heard(busy[done])
 
     def _next(self, take: Callable[[], Shard | None]) -> Piece | None:
-        if self._again:
-            return self._again.popleft()
-        shard = take()
-        return Piece(shard, shard.start, shard.stop) if shard else None
+        """What is to be done next; it stays the next one."""
+        if not self._waiting and (shard := take()):
+            self._waiting.append(Piece(shard, shard.start, shard.stop))
+        return self._waiting[0] if self._waiting else None
 
-    def _ended(self, piece: Piece, task: ray.ObjectRef) -> Iterator[Counter[str]]:
+    def _set_to_work(self, worker: Worker, take: Callable[[], Shard | None]) -> None:
+        piece = self._next(take)
+        with_it = worker.with_it.values()
+        if with_it and (piece is None or piece.alone or any(other.alone for other in with_it)):
+            worker.doing = worker.actor.finish.remote()
+        elif piece is not None:
+            self._waiting.popleft()
+            worker.with_it[piece.shard.index] = piece
+            target = None if piece.whole else piece.place(self.job.out)
+            worker.doing = worker.actor.attack.remote(piece.shard, piece.start, piece.stop, target)
+
+    def _heard(self, worker: Worker) -> Iterator[Counter[str]]:
+        """What a worker has done of what it is doing."""
         try:
-            counts = ray.get(task)
+            if worker.node is None:
+                worker.node, worker.doing = ray.get(worker.doing), None
+                self._never_ready = 0
+                return
+            index, rows = ray.get(next(worker.doing))
+        except StopIteration:
+            worker.doing = None
+            return
         except RayTaskError as wrong:
             raise self._explained(wrong) from None
-        except NodeDiedError:
-            piece.lost += 1
-            if piece.lost > LOST:
-                raise UserError(
-                    f"more than {LOST} nodes were lost with the same shard; finished shards are kept; see to the "
-                    f"cluster, then go on with: dxray attack --resume '{self.job.out}'"
-                ) from None
-            self._again.append(piece)
-            return
         except RayError as death:
-            yield from self._died(piece, death)
+            yield from self._bereft(worker, death)
             return
+        piece = worker.with_it.pop(index)
         if piece.whole:
-            yield counts
+            yield rows
         else:
             yield from self._add(piece)
 
+    def _bereft(self, worker: Worker, death: RayError) -> Iterator[Counter[str]]:
+        """Another takes the place of a worker that died, and what was with it is done again."""
+        pieces = list(worker.with_it.values())
+        self._dismiss(worker)
+        self._hire()
+        if worker.node is None:
+            self._never_ready += 1
+            if self._never_ready > LOST:
+                raise UserError(
+                    f"more than {LOST} workers in a row died before they could begin; finished shards are kept; see to "
+                    f"the cluster and its memory, then go on with: dxray attack --resume '{self.job.out}'"
+                )
+        elif worker.node not in living():
+            for piece in pieces:
+                piece.lost += 1
+                if piece.lost > LOST:
+                    raise UserError(
+                        f"more than {LOST} nodes were lost with the same shard; finished shards are kept; see to the "
+                        f"cluster, then go on with: dxray attack --resume '{self.job.out}'"
+                    )
+            self._waiting.extend(pieces)
+        elif len(pieces) == 1:
+            yield from self._died(pieces[0], death)
+        else:
+            for piece in pieces:
+                piece.alone = True
+            self._waiting.extend(pieces)
+
+    def _hire(self) -> None:
+        actor: Any = self._new(*self._given)
+        self._workers.append(Worker(actor, actor.ready.remote()))
+
+    def _dismiss(self, worker: Worker) -> None:
+        self._workers.remove(worker)
+        with suppress(RayError):
+            ray.kill(worker.actor)
+
     def _died(self, piece: Piece, death: RayError) -> Iterator[Counter[str]]:
-        piece.deaths += 1
+        piece.deaths, piece.alone = piece.deaths + 1, True
         if piece.deaths < piece.tries:
-            self._again.append(piece)
+            self._waiting.append(piece)
             return
         if piece.size > 1:
-            self._again.extend(piece.halves())
+            self._waiting.extend(piece.halves())
             return
         (item,) = read_list(self.job.out, piece.shard.list, piece.start, piece.stop)
         short = isinstance(death, OutOfMemoryError)
@@ -192,23 +260,28 @@ def join(out: Place, pieces: Sequence[Piece]) -> Counter[str]:
     return Counter(table.column("status").to_pylist())
 
 
-def _attacked(
-    job: Job, shard: Shard, start: int, stop: int, piece: Place | None, card_bytes: bytes, weights: bytes
-) -> Counter[str]:
-    inputs = list(read_list(job.out, shard.list, start, stop))
-    device = device_of(ray.get_gpu_ids(), os.environ.get("CUDA_VISIBLE_DEVICES"))
-    return attack_shard(job, shard.index, inputs, card_bytes, weights, device=device, piece=piece)
+class Attacking:
+    """What a worker is, in a process of its own.
 
+    Args:
+        device: "cpu", or "cuda" where Ray has set a GPU apart, which is then the only one that torch sees.
+    """
 
-def device_of(gpu_ids: Sequence[int | str], visible: str | None) -> str:
-    """The device of a task, as torch calls it: it counts those that CUDA_VISIBLE_DEVICES names, Ray names them."""
-    if not gpu_ids:
-        return "cpu"
-    name = str(gpu_ids[0])
-    return f"cuda:{visible.split(',').index(name) if visible else name}"
+    def __init__(self, job: Job, device: str, card_bytes: bytes, weights: bytes) -> None:
+        self._job, self._given = job, (job, card_bytes, weights)
+        self._device = device
 
+    def ready(self) -> str:
+        """Load what is needed; returns the id of the node."""
+        self._shards = Shards(*self._given, device=self._device)
+        gc.freeze()  # what is loaded stays; to look through all of it time and again took 0.4 % of an attack
+        return str(ray.get_runtime_context().get_node_id())
 
-def _loaded(card_bytes: bytes, weights: bytes) -> None:
-    restored(card_bytes, weights, device_of(ray.get_gpu_ids(), os.environ.get("CUDA_VISIBLE_DEVICES")))
-    gc.freeze()  # what is loaded stays; to look through all of it time and again took 0.4 % of an attack
-    time.sleep(0.2)  # or one process would do them all
+    def attack(self, shard: Shard, start: int, stop: int, piece: Place | None) -> Iterator[Ended]:
+        """See `Shards.attack`."""
+        inputs = list(read_list(self._job.out, shard.list, start, stop))
+        yield from self._shards.attack(shard.index, inputs, piece)
+
+    def finish(self) -> Iterator[Ended]:
+        """See `Shards.finish`."""
+        yield from self._shards.finish()

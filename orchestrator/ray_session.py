@@ -184,6 +184,13 @@ def gpus() -> float:
     return float(ray.cluster_resources().get("GPU", 0))
 
 
+def living() -> set[str]:
+    """Ids of the nodes of the cluster that is connected, as far as it knows them to be there."""
+    import ray
+
+    return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+
+
 def machines() -> int:
     """Nodes of the cluster that is connected."""
     return len(_nodes())

@@ -1,4 +1,4 @@
-"""One shard of a batch attack: decode, attack, save, read back, score, store. A plain function; Ray is not needed.
+"""Shards of a batch attack in one process: decode, attack, save, read back, score, store. Ray is not needed.
 
 What a row holds follows from the input, the configuration and the net alone: not from the shard that it falls in, the
 worker that does it, or what was interrupted before.
@@ -17,10 +17,11 @@ import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
-from attacks import find
+from attacks import STREAMS, find
 from attacks.lattice import from_levels, to_uint8
 from attacks.outcome import amplify, score
 from attacks.query import Answers, Query
+from attacks.stream import Group, Stream
 from defenses.victim import restore
 from models.checkpoint import ModelCard
 from models.images import decode, encode_png, one_line, quiet_pillow
@@ -30,8 +31,9 @@ from orchestrator.object_store import Place
 from orchestrator.stages import timed
 from orchestrator.store import TRIPLE, write_image, write_part, write_table
 
-STAGES = ("start", "decode", "attack", "save", "score", "store")  # of a shard, each with its seconds in timing/
+STAGES = ("decode", "attack", "save", "score", "store")  # of a shard, each with its seconds in timing/
 FIXED = ("torch.export", "torchscript")  # nets that stay where they were loaded
+Ended = tuple[int, Counter[str]]  # number of a shard, its rows by status
 SHORT = {"original": "ori", "modified": "mod", "amplified": "amp"}
 
 
@@ -60,6 +62,102 @@ class Job:
     threads: int = 1
 
 
+class Shards:
+    """Attacks shards that come one after the other.
+
+    Where the attack takes its images as a stream, a shard mostly ends while the next one is at work.
+
+    Args:
+        device: where the net runs.
+    """
+
+    def __init__(self, job: Job, card_bytes: bytes, weights: bytes, *, device: str = "cpu") -> None:
+        torch.set_num_threads(job.threads)  # Ray tells the limit by OMP_NUM_THREADS, which torch read before it was set
+        self._job = job
+        self._net, self._card = restored(card_bytes, weights, device)
+        self._stream: Stream | None = None
+        self._begun: list[Begun] = []  # those that are in the stream
+
+    def attack(self, index: int, inputs: Sequence[Input], piece: Place | None = None) -> Iterator[Ended]:
+        """Take a shard; the shards that end meanwhile, as they end, until the next one should be taken.
+
+        What has ended is on disk, in `images/part-INDEX.parquet`, one row per input.
+
+        Args:
+            piece: a file to write instead, where the inputs are a piece of the shard.
+        """
+        began, clock = time.time(), dict.fromkeys(STAGES, 0.0)
+        with timed(clock, "decode"):
+            found = list(contents(inputs, self._card))
+        rows = [_row(item, content, self._card) for item, content in zip(inputs, found, strict=True)]
+        begun = Begun(index, piece, rows, began, clock)
+        readable = [i for i, row in enumerate(rows) if row["status"] is None]
+        if not readable:
+            yield self._stored(begun)
+            return
+        begun.work = Work(
+            [rows[i] for i in readable],
+            torch.from_numpy(np.stack([content.pixels for content in found if content.pixels is not None])),
+            [inputs[i].triple for i in readable],
+        )
+        self._begun.append(begun)
+        if self._job.attack in STREAMS:
+            yield from self._ended(self._entered(begun))
+        else:
+            yield from self._apart()
+
+    def finish(self) -> Iterator[Ended]:
+        """The shards that are left, as they end."""
+        if self._stream is not None:
+            yield from self._ended(self._stream.finish())
+
+    def _entered(self, begun: "Begun") -> Iterator[Group]:
+        """Have the images that there is something to do about enter the stream; the groups that end meanwhile."""
+        with timed(begun.clock, "attack"):
+            aims = begun.aims = _aims(self._net, self._card, begun.work, self._job.target)
+            inputs = from_levels(begun.work.originals[aims.going])
+            if self._stream is None:
+                begin, targeted = STREAMS[self._job.attack], aims.targets is not None
+                self._stream = Stream(self._net, begin, inputs.shape[1:], targeted=targeted, **self._job.options)
+        if not len(inputs):
+            begun.group = Group(aims.going)
+            yield begun.group
+            return
+        targets = None if aims.targets is None else aims.targets[aims.going]
+        begun.group, groups = self._stream.take(inputs, aims.labels[aims.going], targets)
+        yield from groups
+
+    def _ended(self, groups: Iterator[Group]) -> Iterator[Ended]:
+        while True:
+            try:
+                group = next(groups, None)
+            except Exception:  # at some image, which is found by halving
+                yield from self._apart()
+                return
+            if group is None:
+                return
+            (begun,) = (begun for begun in self._begun if begun.group is group)
+            self._begun.remove(begun)
+            begun.clock["attack"] += group.seconds
+            modified, answers = _spread(begun.work.originals, begun.aims, group.changed, group.answers)
+            _fill_in(self._net, self._card, self._job, begun.work, begun.aims, modified, answers, begun.clock)
+            yield self._stored(begun)
+
+    def _apart(self) -> Iterator[Ended]:
+        """Each shard by itself."""
+        left, self._begun, self._stream = self._begun, [], None
+        for begun in left:
+            _attack_all(self._net, self._card, self._job, begun.work, begun.clock)
+            yield self._stored(begun)
+
+    def _stored(self, begun: "Begun") -> Ended:
+        with timed(begun.clock, "store"):
+            write_part(begun.piece or part(self._job.out, begun.index), begun.rows)
+        if begun.piece is None:
+            _write_timing(self._job, begun.index, len(begun.rows), begun.began, begun.clock)
+        return begun.index, Counter(row["status"] for row in begun.rows)
+
+
 def attack_shard(
     job: Job,
     index: int,
@@ -70,33 +168,10 @@ def attack_shard(
     device: str = "cpu",
     piece: Place | None = None,
 ) -> Counter[str]:
-    """Attack `inputs`, write `images/part-INDEX.parquet`, one row per input; returns how many rows of each status.
-
-    Args:
-        device: where the net runs.
-        piece: a file to write instead, where the inputs are a piece of the shard.
-    """
-    torch.set_num_threads(job.threads)  # Ray tells the limit by OMP_NUM_THREADS, which torch read before it was set
-    clock = dict.fromkeys(STAGES, 0.0)
-    began = time.time()
-    with timed(clock, "start"):
-        net, card = restored(card_bytes, weights, device)
-    with timed(clock, "decode"):
-        found = list(contents(inputs, card))
-    rows = [_row(item, content, card) for item, content in zip(inputs, found, strict=True)]
-    readable = [i for i, row in enumerate(rows) if row["status"] is None]
-    if readable:
-        work = Work(
-            [rows[i] for i in readable],
-            torch.from_numpy(np.stack([content.pixels for content in found if content.pixels is not None])),
-            [inputs[i].triple for i in readable],
-        )
-        _attack_all(net, card, job, work, clock)
-    with timed(clock, "store"):
-        write_part(piece or part(job.out, index), rows)
-    if piece is None:
-        _write_timing(job, index, len(rows), began, clock)
-    return Counter(row["status"] for row in rows)
+    """Attack a single shard, see `Shards`; returns how many rows of each status it has."""
+    shards = Shards(job, card_bytes, weights, device=device)
+    ((_, rows),) = [*shards.attack(index, inputs, piece), *shards.finish()]
+    return rows
 
 
 def part(out: Place, index: int) -> Place:
@@ -124,6 +199,38 @@ class Work:
             yield Work(self.rows[half], self.originals[half], self.triples[half])
 
 
+@dataclass
+class Aims:
+    """The class int64 (N,) that each image is to leave, and the one that it is to reach; None: any other."""
+
+    labels: Tensor
+    targets: Tensor | None
+
+    @property
+    def going(self) -> Tensor:
+        """Numbers of the images that have somewhere to go: their label is not the target."""
+        if self.targets is None:
+            return torch.arange(len(self.labels))
+        return (self.labels != self.targets).nonzero().flatten()
+
+
+@dataclass
+class Begun:
+    """A shard at work: its rows so far, when it began, in seconds since 1970, and the seconds of each stage.
+
+    work: what of it can be read. aims, group: of that, once it is in a stream.
+    """
+
+    index: int
+    piece: Place | None
+    rows: list[dict[str, Any]]
+    began: float
+    clock: dict[str, float]
+    work: Work = field(default_factory=lambda: Work([], torch.zeros(0), []))
+    aims: Aims = field(default_factory=lambda: Aims(torch.zeros(0), None))
+    group: Group | None = None
+
+
 def _attack_all(net: nn.Module, card: ModelCard, job: Job, work: Work, clock: dict[str, float]) -> None:
     """Fill in all rows; those of images at which attack or net raise an error say so, and the others are done.
 
@@ -131,16 +238,30 @@ def _attack_all(net: nn.Module, card: ModelCard, job: Job, work: Work, clock: di
     """
     try:
         with timed(clock, "attack"):
-            labels, targets = _aims(net, card, work, job.target)
-            modified, ledger = _attacked(net, job, work.originals, labels, targets)
+            aims = _aims(net, card, work, job.target)
+            modified, answers = _attacked(net, job, work.originals, aims)
     except Exception as wrong:
         _attack_apart(net, card, job, work, clock, f"the attack '{job.attack}' cannot work on this: {one_line(wrong)}")
         return
+    _fill_in(net, card, job, work, aims, modified, answers, clock)
+
+
+def _fill_in(
+    net: nn.Module,
+    card: ModelCard,
+    job: Job,
+    work: Work,
+    aims: Aims,
+    modified: Tensor,
+    answers: Answers,
+    clock: dict[str, float],
+) -> None:
+    """Save what was found, and fill in the rows with what the saved images do."""
     with timed(clock, "save"):
         saved = _saved(job, work, modified)
     try:
         with timed(clock, "score"):
-            _score(net, job, work.rows, saved, labels, targets, ledger)
+            _score(net, job, work.rows, saved, aims, answers)
     except Exception as wrong:
         _attack_apart(net, card, job, work, clock, f"what the attack left cannot be scored: {one_line(wrong)}")
 
@@ -168,8 +289,7 @@ def _row(item: Input, content: Content, card: ModelCard) -> dict[str, Any]:
     return row | {"status": "unreadable" if content.pixels is None else None}
 
 
-def _aims(net: nn.Module, card: ModelCard, work: Work, target: int | None) -> tuple[Tensor, Tensor | None]:
-    """The class that each image is to leave, and the one it is to reach (None: any other)."""
+def _aims(net: nn.Module, card: ModelCard, work: Work, target: int | None) -> Aims:
     known = [-1 if row["label"] is None else row["label"] for row in work.rows]
     labels = torch.tensor(known)
     if (labels < 0).any():
@@ -178,42 +298,45 @@ def _aims(net: nn.Module, card: ModelCard, work: Work, target: int | None) -> tu
             said = query.logits(from_levels(work.originals), torch.arange(len(labels))).argmax(dim=1)
         labels = labels.where(labels >= 0, said)
     if target is not None:
-        return labels, torch.full_like(labels, target)
-    return labels, 1 - labels if len(card.classes) == 2 else None
+        return Aims(labels, torch.full_like(labels, target))
+    return Aims(labels, 1 - labels if len(card.classes) == 2 else None)
 
 
-def _attacked(
-    net: nn.Module, job: Job, originals: Tensor, labels: Tensor, targets: Tensor | None
-) -> tuple[Tensor, Answers]:
-    """The modified images, uint8; an image that has nowhere to go, its label being the target, stays as it is."""
-    inputs, modified = from_levels(originals), originals.clone()
-    ledger = Answers.empty(len(originals))
-    going = torch.arange(len(originals)) if targets is None else (labels != targets).nonzero().flatten()
+def _attacked(net: nn.Module, job: Job, originals: Tensor, aims: Aims) -> tuple[Tensor, Answers]:
+    """The modified images, uint8, and what the net answered."""
+    going = aims.going
+    changed, answers = torch.zeros(0), Answers.empty(len(going))
     if len(going):
-        spent = Answers.empty(len(going))
-        found = find(job.attack)(
+        changed = find(job.attack)(
             net,
-            inputs[going],
-            labels[going],
-            targets=None if targets is None else targets[going],
+            from_levels(originals[going]),
+            aims.labels[going],
+            targets=None if aims.targets is None else aims.targets[going],
             seed=job.seed,
-            ledger=spent,
+            ledger=answers,
             **job.options,
         )
-        modified[going] = to_uint8(found)
-        ledger.gradients[going], ledger.forwards[going] = spent.gradients, spent.forwards
-        for i, kept in zip(going.tolist(), spent.kept, strict=True):
-            ledger.kept[i] = kept
-    return modified, ledger
+    return _spread(originals, aims, changed, answers)
 
 
-def _logits(net: nn.Module, saved: Tensor, ledger: Answers) -> Tensor:
+def _spread(originals: Tensor, aims: Aims, changed: Tensor, answers: Answers) -> tuple[Tensor, Answers]:
+    """What was found of the images that had somewhere to go, among all; the others stay as they are."""
+    going, modified, spread = aims.going, originals.clone(), Answers.empty(len(originals))
+    if len(going):
+        modified[going] = to_uint8(changed)
+        spread.gradients[going], spread.forwards[going] = answers.gradients, answers.forwards
+        for i, kept in zip(going.tolist(), answers.kept, strict=True):
+            spread.kept[i] = kept
+    return modified, spread
+
+
+def _logits(net: nn.Module, saved: Tensor, answers: Answers) -> Tensor:
     """What the net says of images as they were read back: as it said to the attack, where that looked at the very same.
 
     Most attacks look at what they end at; asking again cost a twentieth of a shard's time.
     """
     inputs = from_levels(saved)
-    said = ledger.at(inputs)
+    said = answers.at(inputs)
     rows = torch.tensor([i for i, answer in enumerate(said) if answer is None], dtype=torch.int64)
     if len(rows):
         with Query(net, torch.zeros(len(rows), dtype=torch.int64)) as query:
@@ -257,19 +380,19 @@ def _score(
     job: Job,
     rows: Sequence[dict[str, Any]],
     saved: tuple[Tensor, Tensor],
-    labels: Tensor,
-    targets: Tensor | None,
-    ledger: Answers,
+    aims: Aims,
+    answers: Answers,
 ) -> None:
     """Fill the rows in with what the saved images do."""
-    said = _logits(net, saved[0], ledger), _logits(net, saved[1], ledger)
+    labels, targets = aims.labels, aims.targets
+    said = _logits(net, saved[0], answers), _logits(net, saved[1], answers)
     outcome = score(net, *saved, labels, targets, said=said)
     for i, row in enumerate(rows):
         row |= {name: column[i].item() for name, column in vars(outcome).items()}
         row |= {"status": str(outcome.status[i]), "l0": int(outcome.l0[i])}
         row |= {"label": int(labels[i]), "seed": job.seed}
         row["target"] = None if targets is None else int(targets[i])
-        row |= {"gradients": int(ledger.gradients[i]), "forwards": int(ledger.forwards[i])}
+        row |= {"gradients": int(answers.gradients[i]), "forwards": int(answers.forwards[i])}
         if targets is not None and targets[i] == labels[i]:
             row["status"] = "is_target"
 

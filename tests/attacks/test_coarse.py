@@ -35,7 +35,7 @@ class Watched(nn.Module):
 
 def usable(net: nn.Module, points: Tensor) -> bool:
     with Query(net, torch.zeros(len(points), dtype=torch.int64)) as query:
-        return query.coarse_will_do(points)
+        return query.coarse_will_do(points.shape[1:])
 
 
 @pytest.mark.usefixtures("multiplies")

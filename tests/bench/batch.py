@@ -101,7 +101,8 @@ def flow(net: str, folder: Path, out: Path, *, png: bool) -> subprocess.Popen[st
     command = [sys.executable, "-m", "orchestrator.cli", "attack", str(folder), "--model", net, "--out", str(out)]
     command += ["--png" if png else "--no-png", "--json"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    while process.poll() is None and not any(title(one).startswith(b"ray::_attacked") for one in below([process.pid])):
+    attacking = b"ray::Attacking.attack"
+    while process.poll() is None and not any(title(one).startswith(attacking) for one in below([process.pid])):
         time.sleep(0.02)
     return process
 
