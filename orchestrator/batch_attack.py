@@ -24,7 +24,7 @@ from models.images import one_line
 from models.victim import payload_name
 from orchestrator.console import Console
 from orchestrator.contents import contents
-from orchestrator.cutting import FIRST, Cutting, bounds, finished
+from orchestrator.cutting import FIRST, Cutting, bounds, finished, most_at_once
 from orchestrator.errors import FULL, Interrupted, UserError
 from orchestrator.inputs import Input, absolute, list_inputs
 from orchestrator.listing import difference, fresh, write_list
@@ -116,7 +116,7 @@ def attack(
             "findings": [asdict(finding) for finding in findings],
             "versions": versions(),
             "inputs": listed.inputs,
-            "lists": [asdict(listed) | {"first_part": 0, "workers": None, "largest": None}],
+            "lists": [asdict(listed) | {"first_part": 0, "workers": None, "most": None, "largest": None}],
         }
         write_json(out / CONFIG, record)
         return _run(record, card, out, console, address, gpus_per_worker)
@@ -180,7 +180,7 @@ def _go_on(
             first_part = lists[-1]["first_part"] + sum(1 for _ in bounds(lists[-1]))
             if record.pop("compacted", False):
                 lists[:] = [one | {"compacted": True} for one in lists]
-            lists.append(asdict(listed) | {"first_part": first_part, "workers": None, "largest": None})
+            lists.append(asdict(listed) | {"first_part": first_part, "workers": None, "most": None, "largest": None})
             record["inputs"] += listed.inputs
             record.pop("counts", None)
             write_json(out / CONFIG, record)
@@ -206,7 +206,6 @@ def _run(
     from orchestrator.crew import Crew
 
     config, lists, listed = AttackConfig(**record["config"]), record["lists"], record["lists"][-1]
-    pixels = math.prod((card.channels, *card.size))
     classes = list(record["classes"])
     job = Job(
         out=out,
@@ -225,13 +224,13 @@ def _run(
         net = read_net(out / "model")
         crew = Crew(job, net, net_sha256=record["net_sha256"], gpu_share=share, say=console.say)
         if listed["workers"] is None:
-            listed["workers"] = crew.at_once
+            listed["workers"], listed["most"] = crew.at_once, most_at_once(math.prod((card.channels, *card.size)))
             write_json(out / CONFIG, record)  # before the first shard: its bounds must be the same on a resume
         there = finished(out)
         cuttings = [
             Cutting(out, number, one, there=there) for number, one in enumerate(lists) if not one.get("compacted")
         ]
-        if cuttings[-1].measure(pixels):
+        if cuttings[-1].measure():
             write_json(out / CONFIG, record)
         left = sum(cutting.left for cutting in cuttings)
         console.say(
@@ -244,7 +243,7 @@ def _run(
             shards = sum(cutting.shards_left for cutting in cuttings)
             with crew.hired(shards), console.bar("attacking", left, "images") as bar:
                 for rows in crew.work_off(lambda: next(filter(None, (cutting.take() for cutting in cuttings)), None)):
-                    if cuttings[-1].measure(pixels):
+                    if cuttings[-1].measure():
                         write_json(out / CONFIG, record)
                     counts += rows
                     _must_work(counts, out)

@@ -15,7 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 import ray
-from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
+from ray.exceptions import ActorUnavailableError, OutOfMemoryError, RayError, RayTaskError
 
 from orchestrator.cutting import Shard
 from orchestrator.errors import FULL, UserError
@@ -67,13 +67,14 @@ class Piece:
 class Worker:
     """One of the crew.
 
-    doing: what it has been asked for and has not ended, None: nothing. It is the node that it runs on, once it is
-    ready, then what `Attacking` yields.
+    doing: what it has been asked for and has not ended, None: nothing. Until it is `ready` that is the id of its node,
+    then what `Attacking` yields.
     with_it: pieces by the number of their shard.
     """
 
     actor: Any
     doing: Any
+    ready: bool = False
     node: str | None = None
     with_it: dict[int, Piece] = field(default_factory=dict)
 
@@ -99,8 +100,8 @@ class Crew:
     ) -> None:
         self.job, self.net_sha256, self.say = job, net_sha256, say
         self.at_once = max(1, slots(1, gpu_share)) if gpu_share else cpus()
-        self._new = ray.remote(num_cpus=1, num_gpus=gpu_share)(Attacking).remote
-        self._given = (job, "cuda" if gpu_share else "cpu", *(ray.put(content) for content in net))
+        self._new: Callable[..., Any] = ray.remote(num_cpus=1, num_gpus=gpu_share)(Attacking).remote
+        self._given: tuple[Any, ...] = (job, "cuda" if gpu_share else "cpu", *(ray.put(content) for content in net))
         self._workers: list[Worker] = []
         self._never_ready = 0
         self._waiting: deque[Piece] = deque()
@@ -155,13 +156,17 @@ class Crew:
     def _heard(self, worker: Worker) -> Iterator[Counter[str]]:
         """What a worker has done of what it is doing."""
         try:
-            if worker.node is None:
-                worker.node, worker.doing = ray.get(worker.doing), None
+            if not worker.ready:
+                worker.node, worker.doing, worker.ready = ray.get(worker.doing), None, True
                 self._never_ready = 0
+                self._lost(worker)  # where it was only the connection that broke
                 return
             index, rows = ray.get(next(worker.doing))
         except StopIteration:
             worker.doing = None
+            return
+        except ActorUnavailableError:  # whether it, its node or the connection is gone, Ray tells who asks again
+            worker.doing, worker.ready = worker.actor.ready.remote(), False
             return
         except RayTaskError as wrong:
             raise self._explained(wrong) from None
@@ -176,9 +181,9 @@ class Crew:
 
     def _bereft(self, worker: Worker, death: RayError) -> Iterator[Counter[str]]:
         """Another takes the place of a worker that died, and what was with it is done again."""
-        pieces = list(worker.with_it.values())
         self._dismiss(worker)
         self._hire()
+        pieces = list(worker.with_it.values())
         if worker.node is None:
             self._never_ready += 1
             if self._never_ready > LOST:
@@ -187,20 +192,25 @@ class Crew:
                     f"the cluster and its memory, then go on with: dxray attack --resume '{self.job.out}'"
                 )
         elif worker.node not in living():
-            for piece in pieces:
-                piece.lost += 1
-                if piece.lost > LOST:
-                    raise UserError(
-                        f"more than {LOST} nodes were lost with the same shard; finished shards are kept; see to the "
-                        f"cluster, then go on with: dxray attack --resume '{self.job.out}'"
-                    )
-            self._waiting.extend(pieces)
+            self._lost(worker)
         elif len(pieces) == 1:
             yield from self._died(pieces[0], death)
         else:
             for piece in pieces:
                 piece.alone = True
             self._waiting.extend(pieces)
+
+    def _lost(self, worker: Worker) -> None:
+        """What was with the worker is done again, for which it is not to blame."""
+        for piece in worker.with_it.values():
+            piece.lost += 1
+            if piece.lost > LOST:
+                raise UserError(
+                    f"more than {LOST} nodes were lost with the same shard; finished shards are kept; see to the "
+                    f"cluster, then go on with: dxray attack --resume '{self.job.out}'"
+                )
+        self._waiting.extend(worker.with_it.values())
+        worker.with_it.clear()
 
     def _hire(self) -> None:
         actor: Any = self._new(*self._given)

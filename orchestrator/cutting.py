@@ -2,8 +2,8 @@
 
 Factoring (Hummel, Schonberg and Flynn 1992, doi:10.1145/135226.135232): in each round all workers get shards of one
 size, together a share of what is left, so the first are large and the last small, and all workers end together. But
-each shard costs: at its end an attack waits for its last, hard images, and few images take longer each than many. So
-the rounds take all that is not needed to even out what the workers may differ by, and only then a share.
+each shard costs: a part to be written, and where the attack takes its images in batches, a last one that is not full.
+So the rounds take all that is not needed to even out what the workers may differ by, and only then a share.
 """
 
 import math
@@ -20,7 +20,7 @@ MEANWHILE = 3  # times as many are in its second, which fills the batch until th
 # and of another, for inputs are listed by folder, by 8 %.
 SPARED = 0.05
 SHARE = 0.7  # of what is left, to be taken in each of those
-LITTLE = 12  # images for each worker: a round of them would cost more than it evens out (seen: the time of 8 to 10)
+LITTLE = 4  # images for each worker: a round of them would cost more than it evens out
 SECONDS = 60.0  # of a shard, about: what a kill may undo, and how often the progress moves
 MOST = 2048
 _BYTES = 256 * 2**20  # of memory for the images of a shard
@@ -37,10 +37,10 @@ class Shard:
     stop: int
 
 
-def cut(inputs: int, workers: int, largest: Callable[[], int]) -> Iterator[tuple[int, int]]:
-    """First and last number of each shard; `largest` is asked once each worker has had two."""
+def cut(inputs: int, workers: int, most: int, largest: Callable[[], int]) -> Iterator[tuple[int, int]]:
+    """First and last number of each shard, of `most` images; `largest` is asked once each worker has had two."""
     start = 0
-    for size in _known():
+    for size in _known(most):
         for _ in range(workers):
             if start < inputs:
                 yield start, (start := min(inputs, start + size))
@@ -56,21 +56,25 @@ def cut(inputs: int, workers: int, largest: Callable[[], int]) -> Iterator[tuple
                 yield start, (start := min(inputs, start + size))
 
 
-def _known() -> tuple[int, int]:
+def _known(most: int) -> tuple[int, int]:
     """Images of each worker's first shards, which do not depend on what is measured."""
-    return FIRST, min(MEANWHILE * FIRST, MOST)
+    return FIRST, min(MEANWHILE * FIRST, most)
 
 
-def largest_shard(seconds_per_image: float, pixels: int) -> int:
-    """Images of the largest shard: a power of two, so that a run seldom differs from the next by chance.
+def most_at_once(pixels: int) -> int:
+    """Images of a shard that fits in memory, a power of two, or `FIRST`.
 
     Args:
         pixels: values of an image, channels x height x width.
     """
-    # The nearest power: what was measured on a first shard is too much by the end of it, where the batch is half empty.
-    in_time = 2 ** round(math.log2(SECONDS / seconds_per_image))
     most = min(MOST, _BYTES // (4 * _COPIES * pixels))
-    return max(FIRST, min(in_time, 1 << max(0, most.bit_length() - 1)))
+    return max(FIRST, 1 << max(0, most.bit_length() - 1))
+
+
+def largest_shard(seconds_per_image: float, most: int) -> int:
+    """Images of the largest shard: a power of two, so that a run seldom differs from the next by chance."""
+    # The nearest power: what was measured on a first shard is too much by what the net needs at its first call.
+    return max(FIRST, min(2 ** round(math.log2(SECONDS / seconds_per_image)), most))
 
 
 def bounds(listed: dict[str, Any]) -> Iterator[tuple[int, int]]:
@@ -78,7 +82,8 @@ def bounds(listed: dict[str, Any]) -> Iterator[tuple[int, int]]:
 
     While `largest` is not known, only the first are as they will be, and may be done.
     """
-    return cut(listed["inputs"], listed["workers"], lambda: listed["largest"] or MOST)
+    most = listed["most"]
+    return cut(listed["inputs"], listed["workers"], most, lambda: listed["largest"] or most)
 
 
 def finished(out: Place) -> Set[int]:
@@ -90,8 +95,8 @@ class Cutting:
     """The shards of one list of a run that are still to be done, in order.
 
     Args:
-        listed: its entry in `attack.json`: `inputs`, `first_part`, `workers` (as many as when it was begun) and
-            `largest`, None until it is measured.
+        listed: its entry in `attack.json`: `inputs`, `first_part`, `workers` (as many as when it was begun), `most`
+            (images that fit in memory) and `largest`, None until it is measured.
         there: the parts that are on disk, see `finished`; looked up unless told.
     """
 
@@ -99,11 +104,11 @@ class Cutting:
         self._out, self._number, self._listed = out, number, listed
         self._cuts = enumerate(bounds(listed), listed["first_part"])
         self._there = finished(out) if there is None else there
-        self._taken = 0
+        self._taken, self._known = 0, len(_known(listed["most"])) * listed["workers"]
 
     def take(self) -> Shard | None:
         """The next shard; None where there is none, or none before the cost of an image is measured."""
-        while self._taken < len(_known()) * self._listed["workers"] or self._listed["largest"] is not None:
+        while self._taken < self._known or self._listed["largest"] is not None:
             self._taken += 1
             index, (start, stop) = next(self._cuts, (0, (0, 0)))
             if start == stop:
@@ -112,7 +117,7 @@ class Cutting:
                 return Shard(index, self._number, start, stop)
         return None
 
-    def measure(self, pixels: int) -> bool:
+    def measure(self) -> bool:
         """Set `largest` by what a shard that is done took, if it is not set and there is one; whether it was set."""
         if self._listed["largest"] is not None:
             return False
@@ -120,10 +125,10 @@ class Cutting:
             if int(file.stem[5:]) >= self._listed["first_part"]:
                 row = read_table(file).to_pylist()[0]
                 seconds = sum(value for name, value in row.items() if name.endswith("_s"))
-                self._listed["largest"] = largest_shard(seconds / row["images"], pixels)
+                self._listed["largest"] = largest_shard(seconds / row["images"], self._listed["most"])
                 return True
         there = finished(self._out)
-        if all(self._listed["first_part"] + worker in there for worker in range(self._listed["workers"])):
+        if all(self._listed["first_part"] + known in there for known in range(self._known)):
             # How long they took was not written: the run was killed before, or each was put together of pieces.
             self._listed["largest"] = FIRST
             return True

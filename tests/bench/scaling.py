@@ -40,10 +40,11 @@ from ray.cluster_utils import Cluster
 from orchestrator import tuning
 from orchestrator.console import Console
 from orchestrator.crew import Crew
-from orchestrator.cutting import SECONDS, Cutting, Shard, largest_shard
+from orchestrator.cutting import SECONDS, Cutting, Shard, largest_shard, most_at_once
 from orchestrator.grid import cells
 from orchestrator.ray_session import connected
 from orchestrator.search import HALVE
+from orchestrator.shards import Ended
 
 A_NODE = 16  # workers
 PIXELS = 48 * 48
@@ -67,16 +68,61 @@ def cluster(workers: int, a_node: int = A_NODE) -> Iterator[None]:
         made.shutdown()
 
 
-def crew_of(seconds_an_image: float, workers: int) -> Crew:
-    def shard(job: Any, piece: Shard, start: int, stop: int, *_: Any) -> Counter[str]:
-        time.sleep((stop - start) * seconds_an_image)
-        return Counter(fooled=stop - start)
+class Sleeping:
+    """In place of `crew.Attacking`, which would load torch."""
 
-    # In place of a job and a net, which workers would load torch for.
+    def __init__(self, seconds_an_image: float) -> None:
+        self.seconds_an_image = seconds_an_image
+
+    def ready(self) -> str:
+        return str(ray.get_runtime_context().get_node_id())
+
+    def attack(self, shard: Shard, start: int, stop: int, piece: Any) -> Iterator[Ended]:
+        time.sleep((stop - start) * self.seconds_an_image)
+        yield shard.index, Counter(fooled=stop - start)
+
+
+@contextmanager
+def crew_of(seconds_an_image: float, workers: int) -> Iterator[Crew]:
+    """On few cores, it takes a second or more until each worker has a process of its own."""
     crew = Crew(SimpleNamespace(out=Path("unused")), (b"", b""), net_sha256="")  # type: ignore[arg-type]
-    crew._task = ray.remote(num_cpus=1, max_retries=0)(shard)
-    all_there(workers)
-    return crew
+    crew._new, crew._given = ray.remote(num_cpus=1)(Sleeping).remote, (seconds_an_image,)
+    with crew.hired(workers):
+        ray.wait([worker.doing for worker in crew._workers], num_returns=workers)
+        yield crew
+
+
+def efficiency(workers: int, seconds: float, seconds_an_image: float) -> dict[str, float]:
+    """Of a run whose workers have `seconds` of work each."""
+    images = int(workers * seconds / seconds_an_image)
+    listed = {
+        "inputs": images,
+        "first_part": 0,
+        "workers": workers,
+        "most": most_at_once(PIXELS),
+        "largest": largest_shard(seconds_an_image, most_at_once(PIXELS)),
+    }
+    with tempfile.TemporaryDirectory() as out, crew_of(seconds_an_image, workers) as crew:
+        shards, done, started = 0, 0, time.perf_counter()
+        for counts in crew.work_off(Cutting(Path(out), 0, listed).take):
+            shards, done = shards + 1, done + counts.total()
+        took = time.perf_counter() - started
+    assert done == images
+    return {"shards": shards, "images": images, "took": took, "efficiency": images * seconds_an_image / workers / took}
+
+
+def cost_of_a_shard(workers: int) -> tuple[float, float]:
+    """Seconds of the driver's CPU for each shard, and shards a second."""
+    numbers = itertools.count()
+
+    def take() -> Shard | None:
+        index = next(numbers)
+        return Shard(index, 0, index, index + 1) if index < EMPTY else None
+
+    with crew_of(0.0, workers) as crew:
+        cpu, started = time.process_time(), time.perf_counter()
+        assert sum(1 for _ in crew.work_off(take)) == EMPTY
+        return (time.process_time() - cpu) / EMPTY, EMPTY / (time.perf_counter() - started)
 
 
 def all_there(workers: int) -> None:
@@ -94,39 +140,6 @@ def all_there(workers: int) -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         ray.get([ray.remote(num_cpus=1)(warm).remote(folder) for _ in range(workers)])
-
-
-def efficiency(workers: int, seconds: float, seconds_an_image: float) -> dict[str, float]:
-    """Of a run whose workers have `seconds` of work each."""
-    images = int(workers * seconds / seconds_an_image)
-    listed = {
-        "inputs": images,
-        "first_part": 0,
-        "workers": workers,
-        "largest": largest_shard(seconds_an_image, PIXELS),
-    }
-    with tempfile.TemporaryDirectory() as out:
-        crew, cutting = crew_of(seconds_an_image, workers), Cutting(Path(out), 0, listed)
-        shards, done, started = 0, 0, time.perf_counter()
-        for counts in crew.work_off(cutting.take):
-            shards, done = shards + 1, done + counts.total()
-        took = time.perf_counter() - started
-    assert done == images
-    return {"shards": shards, "images": images, "took": took, "efficiency": images * seconds_an_image / workers / took}
-
-
-def cost_of_a_shard(workers: int) -> tuple[float, float]:
-    """Seconds of the driver's CPU for each shard, and shards a second."""
-    crew = crew_of(0.0, workers)
-    numbers = itertools.count()
-
-    def take() -> Shard | None:
-        index = next(numbers)
-        return Shard(index, 0, index, index + 1) if index < EMPTY else None
-
-    cpu, started = time.process_time(), time.perf_counter()
-    assert sum(1 for _ in crew.work_off(take)) == EMPTY
-    return (time.process_time() - cpu) / EMPTY, EMPTY / (time.perf_counter() - started)
 
 
 class Slots:

@@ -53,12 +53,25 @@ def attack(folder: Path, net: Path, out: Path, *, by: str = "planted") -> list[o
     return ["attack", folder, "--model", net, "--out", out, "--attack", by, "--no-png"]
 
 
+PLAIN = {"planted": "fgsm", "planted_stream": "dx"}  # what planted attacks are where no image asks for anything
+
+
 @pytest.fixture(scope="module")
-def whole(many: Path, trained: Path, local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The rows of a run in which nothing dies; the planted attack, where no image asks for anything, is FGSM."""
-    out = tmp_path_factory.mktemp("whole") / "out"
-    assert main([str(word) for word in attack(many, trained, out, by="fgsm")]) == 0
-    return rows(out)
+def wholes(
+    many: Path, trained: Path, local_ray: None, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, dict[str, Any]]:
+    """The rows of a run by each planted attack in which nothing dies."""
+    found = {}
+    for planted, plain in PLAIN.items():
+        out = tmp_path_factory.mktemp("whole") / "out"
+        assert main([str(word) for word in attack(many, trained, out, by=plain)]) == 0
+        found[planted] = rows(out)
+    return found
+
+
+@pytest.fixture
+def whole(wholes: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    return wholes["planted"]
 
 
 def rows(out: Path) -> dict[str, Any]:
@@ -67,8 +80,9 @@ def rows(out: Path) -> dict[str, Any]:
     return {row["name"]: row for row in found}
 
 
+@pytest.mark.parametrize("by", PLAIN)
 def test_an_image_that_kills_its_worker_is_recorded_and_no_other_suffers(
-    many: Path, trained: Path, whole: dict[str, Any], tmp_path: Path
+    by: str, many: Path, trained: Path, wholes: dict[str, dict[str, Any]], tmp_path: Path
 ) -> None:
     folder = tmp_path / "faces"
     shutil.copytree(many, folder)
@@ -76,12 +90,12 @@ def test_an_image_that_kills_its_worker_is_recorded_and_no_other_suffers(
         asks_for(folder / name, 1)
     asks_for(folder / "20-fail.png", 2)
     asks_for(folder / "99-exit.png", 3)  # in a shard of its own but for the one before
-    run(*attack(folder, trained, tmp_path / "out"))
+    run(*attack(folder, trained, tmp_path / "out", by=by))
     found = rows(tmp_path / "out")
     bad = {name: found.pop(name) for name in list(found) if "-" in name}
-    assert found == whole
+    assert found == wholes[by]
     assert {name: row["status"] for name, row in bad.items()} == dict.fromkeys(bad, "failed")
-    assert bad["20-fail.png"]["reason"] == "the attack 'planted' cannot work on this: the planted fault"
+    assert bad["20-fail.png"]["reason"] == f"the attack '{by}' cannot work on this: the planted fault"
     assert {row["reason"] for name, row in bad.items() if name != "20-fail.png"} == {"it killed its worker 2 times"}
     assert not (tmp_path / "out" / "pieces").exists()
 
@@ -140,12 +154,13 @@ def test_a_second_ctrl_c_ends_it_at_once(many: Path, trained: Path, tmp_path: Pa
     assert "Ctrl-C" in said
 
 
+@pytest.mark.parametrize("by", PLAIN)
 def test_a_worker_that_is_killed_takes_no_image_with_it(
-    many: Path, trained: Path, whole: dict[str, Any], tmp_path: Path
+    by: str, many: Path, trained: Path, wholes: dict[str, dict[str, Any]], tmp_path: Path
 ) -> None:
     (tmp_path / "spy").mkdir()
     with subprocess.Popen(
-        command(*attack(many, trained, tmp_path / "out")),
+        command(*attack(many, trained, tmp_path / "out", by=by)),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -160,7 +175,7 @@ def test_a_worker_that_is_killed_takes_no_image_with_it(
         os.kill(workers.pop(), signal.SIGKILL)
         _, said = driver.communicate(timeout=240)
     assert driver.returncode == 0, said
-    assert rows(tmp_path / "out") == whole
+    assert rows(tmp_path / "out") == wholes[by]
     assert len(list((tmp_path / "spy").iterdir())) == 4, "no worker took the place of the one that was killed"
 
 

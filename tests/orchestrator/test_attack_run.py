@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 import attacks
+from attacks.lattice import from_levels
 from attacks.query import Answers
 from defenses import defended
 from defenses.victim import load_victim
@@ -25,7 +26,7 @@ from orchestrator.batch_attack import AttackConfig, attack, resume
 from orchestrator.console import Console
 from orchestrator.errors import Interrupted, UserError
 from orchestrator.inputs import list_inputs
-from orchestrator.shards import Job, _places, attack_shard, restored
+from orchestrator.shards import Job, Shards, _places, attack_shard, restored
 from orchestrator.store import IMAGES, read_rows, write_image
 from orchestrator.verify import verify
 
@@ -186,16 +187,58 @@ def test_a_shard_of_broken_images_alone_is_written_too(trained: Path, tmp_path: 
     assert [row["status"] for row in rows] == ["unreadable"]
 
 
+def by_name(out: Path) -> dict[str, Any]:
+    return {row["name"]: row for row in read_rows(out)}
+
+
 def test_rows_do_not_depend_on_the_shard_or_the_order(face_folder: Path, trained: Path, tmp_path: Path) -> None:
     inputs = list(list_inputs([face_folder], classes=CLASSES))
-    for out, shards in (("whole", [inputs]), ("split", [inputs[7:][::-1], inputs[:1], inputs[1:7]])):
+    split = [inputs[7:][::-1], inputs[:1], inputs[1:7]]
+    for out, shards in (("whole", [inputs]), ("split", split)):
         for index, shard in enumerate(shards):
             attack_shard(Job(out=tmp_path / out), index, shard, *read(trained))
+    together = Shards(Job(out=tmp_path / "together"), *read(trained))
+    assert list(together.attack(0, split[0])) == [], "the first shard ended before the next could fill its batch"
+    ended = [*together.attack(1, split[1]), *together.attack(2, split[2]), *together.finish()]
+    assert sorted(index for index, _ in ended) == [0, 1, 2]
+    assert by_name(tmp_path / "whole") == by_name(tmp_path / "split") == by_name(tmp_path / "together")
 
-    def by_name(out: str) -> dict[str, Any]:
-        return {row["name"]: row for row in read_rows(tmp_path / out)}
 
-    assert by_name("whole") == by_name("split")
+def test_an_image_at_which_the_net_fails_takes_no_other_shard_with_it(
+    face_folder: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of four shards, the second holds one: those that are with it in the stream, and after, are as without it."""
+    inputs = list(list_inputs([face_folder], classes=CLASSES))
+    attack_shard(Job(out=tmp_path / "whole"), 0, inputs, *read(trained))
+    encoded = np.full((1, 48, 48), 7, np.uint8)
+    (tmp_path / "bad.png").write_bytes(encode_png(encoded))
+    (bad,) = list_inputs([tmp_path / "bad.png"], classes=CLASSES)
+    shards = Shards(Job(out=tmp_path / "out"), *read(trained))
+    monkeypatch.setattr(shards, "_net", Picky(shards._net, encoded))
+    ended = []
+    for index, some in enumerate([inputs[:2], [*inputs[2:4], bad], inputs[4:6], inputs[6:]]):
+        ended += list(shards.attack(index, some))
+    assert [index for index, _ in ended][:2] == [0, 1]
+    ended += list(shards.finish())
+    assert sorted(index for index, _ in ended) == [0, 1, 2, 3]
+    found = by_name(tmp_path / "out")
+    failed = found.pop("bad.png")
+    assert failed["status"] == "failed"
+    assert failed["reason"].startswith("the attack 'dx' cannot work on this: the net Picky gave NaN")
+    assert found == by_name(tmp_path / "whole")
+
+
+class Picky(torch.nn.Module):
+    """A net that has no answer to one image."""
+
+    def __init__(self, net: torch.nn.Module, image: np.ndarray) -> None:
+        super().__init__()
+        self.net, self.image = net, from_levels(torch.from_numpy(image))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.net(images)
+        close = (images - self.image).abs().flatten(1).mean(dim=1) < 0.05
+        return logits.masked_fill(close.unsqueeze(1), torch.nan)
 
 
 @pytest.mark.parametrize("attack", ["dx", "pgd", "hopskipjump"])

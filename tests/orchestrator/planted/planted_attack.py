@@ -1,6 +1,7 @@
-"""`dxray WORDS` with an attack, "planted", that does what images ask for. Run as a script, its folder on PYTHONPATH.
+"""`dxray WORDS` with attacks that do what images ask for. Run as a script, its folder on PYTHONPATH.
 
-The first two pixels of an image say what: `MARK`, and a number of `DEEDS`. All others are attacked by FGSM.
+The first two pixels of an image say what: `MARK`, and a number of `DEEDS`. All others are attacked by FGSM, "planted",
+or by DX, "planted_stream".
 """
 
 import json
@@ -16,8 +17,11 @@ import torch
 from rays import own_ray, two_nodes  # type: ignore[import-not-found]  # beside this script
 from torch import Tensor, nn
 
-from attacks import ATTACKS
+from attacks import ATTACKS, STREAMS
+from attacks.dx import dx
 from attacks.fgsm import fgsm
+from attacks.query import Query
+from attacks.slots import Search
 from orchestrator import cli, crew, cutting, lease
 
 MARK = 201
@@ -35,19 +39,40 @@ DEEDS = {1: fault, 2: fail, 3: lambda: os._exit(1)}
 
 
 def planted(net: nn.Module, inputs: Tensor, labels: Tensor, **options: Any) -> Tensor:
-    """Takes as many milliseconds an image as MILLISECONDS says, and tells SPY that it has begun."""
+    do(inputs)
+    return fgsm(net, inputs, labels, **options)
+
+
+def planted_alone(net: nn.Module, inputs: Tensor, labels: Tensor, **options: Any) -> Tensor:
+    do(inputs)
+    return dx(net, inputs, labels, **options)
+
+
+def planted_stream(query: Query, shape: torch.Size, **options: Any) -> Search:
+    search = STREAMS["dx"](query, shape, **options)
+    enter = search.enter
+
+    def doing(rows: Tensor, inputs: Tensor, mask: Tensor | None = None) -> None:
+        do(inputs)
+        enter(rows, inputs, mask)
+
+    search.enter = doing  # type: ignore[method-assign]
+    return search
+
+
+def do(inputs: Tensor) -> None:
+    """What images ask for, in as many milliseconds each as MILLISECONDS says; tells SPY that it has begun."""
     if "SPY" in os.environ:
         Path(os.environ["SPY"], f"{os.getpid()}").touch()
     time.sleep(float(os.environ.get("MILLISECONDS", 0)) / 1000 * len(inputs))
     for image in (inputs * 255).round().to(torch.uint8):
         if image[0, 0, 0] == MARK and int(image[0, 0, 1]) in DEEDS:
             DEEDS[int(image[0, 0, 1])]()
-    return fgsm(net, inputs, labels, **options)
 
 
 def register() -> None:
     """In the driver and in every worker."""
-    ATTACKS["planted"] = planted
+    ATTACKS["planted"], ATTACKS["planted_stream"], STREAMS["planted_stream"] = planted, planted_alone, planted_stream
     cutting.FIRST = cutting.MOST = int(os.environ.get("SHARD", cutting.FIRST))
     if "LEASE" in os.environ:
         lease.BEAT, lease.LEASE, lease.SETTLE = json.loads(os.environ["LEASE"])
