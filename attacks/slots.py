@@ -149,8 +149,8 @@ class Search:
     With `coarse` the walks go by slopes in bfloat16, where these will do, and the looks without gradient, then at least
     one, say what fools; where none of them does, an image is searched again without.
 
-    Rows are those of the query's images, which must hold them when they enter. A row whose image has left may be that
-    of another one then.
+    A row is an image's number in the query's labels, which hold it before it enters. Once that image has left, the row
+    may be another's.
     """
 
     def __init__(
@@ -169,9 +169,9 @@ class Search:
         self.query, self.shape = query, shape
         self.images = Images.none(shape.numel())
         places = partial(Slots, query, shape, self.images, steps=steps, floor=floor, patience=patience, score=score)
-        self._ways = [places(walk=walk, polish=polish, coarse=False)]
+        self._slots = [places(walk=walk, polish=polish, coarse=False)]  # in the order in which an image may take them
         if coarse and query.coarse_will_do(shape):
-            self._ways.insert(0, places(walk=deepcopy(walk), polish=max(polish, 1), coarse=True))
+            self._slots.insert(0, places(walk=deepcopy(walk), polish=max(polish, 1), coarse=True))
 
     def all(self, inputs: Tensor, mask: Tensor | None = None) -> Tensor:
         """What is found for all images of the query, float32 (N, C, H, W) on the lattice."""
@@ -187,7 +187,7 @@ class Search:
         Coarse looks are preceded by one without gradient: an image that is already wrong does not stay.
         """
         self.images.put(rows, inputs, mask)
-        first = self._ways[0]
+        first = self._slots[0]
         if first.coarse:
             margins, predicted = self.query.answers(inputs, rows)
             wrong = _already_wrong(self.query, rows, margins, predicted)
@@ -203,26 +203,26 @@ class Search:
         that is least, for it fills the others.
         """
         batch = self.query.batch
-        for way in reversed(self._ways):
-            if way.polishing >= batch:
-                return self._left(way, *way.polish())
-            if way.walking >= batch:
-                return self._left(way, *way.walk())
-        for way in [] if full else self._ways:
-            if way.walking:
-                return self._left(way, *way.walk())
-            if way.polishing:
-                return self._left(way, *way.polish())
+        for slots in reversed(self._slots):
+            if slots.polishing >= batch:
+                return self._left(slots, *slots.polish_once())
+            if slots.walking >= batch:
+                return self._left(slots, *slots.walk_once())
+        for slots in [] if full else self._slots:
+            if slots.walking:
+                return self._left(slots, *slots.walk_once())
+            if slots.polishing:
+                return self._left(slots, *slots.polish_once())
         return torch.zeros(0, dtype=torch.int64)
 
     def changed(self, rows: Tensor) -> Tensor:
         """What was found for images that have left, float32 (M, C, H, W) on the lattice."""
         return from_levels(self.images.best[rows]).view(-1, *self.shape)
 
-    def _left(self, way: "Slots", looked: Tensor, left: Tensor) -> Tensor:
-        if way.coarse:
+    def _left(self, slots: "Slots", looked: Tensor, left: Tensor) -> Tensor:
+        if slots.coarse:
             missed = self.images.size[left] == torch.inf
-            self._ways[-1].enter(left[missed])
+            self._slots[-1].enter(left[missed])
             left = left[~missed]
         self.images.inside[left] = False
         return looked
@@ -232,37 +232,34 @@ class Search:
 class Images:
     """Those of a search, by their rows, in grey levels.
 
-    home, best: (N, D), as they came and as found so far. allowed: float (N, D), 1 where they may be changed; None:
-    everywhere. size: (N,) of the smallest change that fools, as far as looks without gradient have seen, else infinite.
+    home, best: (N, D), as they came and as found so far. allowed: bool (N, D), where they may be changed.
+    size: (N,) of the smallest change that fools, as far as looks without gradient have seen, else infinite.
     inside: bool (N,), the search goes on.
     """
 
     home: Tensor
     best: Tensor
+    allowed: Tensor
     size: Tensor
     inside: Tensor
-    allowed: Tensor | None = None
 
     @classmethod
     def none(cls, values: int) -> "Images":
-        return cls(torch.zeros(0, values), torch.zeros(0, values), torch.zeros(0), torch.zeros(0, dtype=torch.bool))
+        home, allowed = torch.zeros(0, values), torch.zeros(0, values, dtype=torch.bool)
+        return cls(home, home, allowed, torch.zeros(0), torch.zeros(0, dtype=torch.bool))
 
     def put(self, rows: Tensor, inputs: Tensor, mask: Tensor | None) -> None:
         missing = int(rows.max()) + 1 - len(self.home) if len(rows) else 0
         if missing > 0:
-            self.home, self.best, self.size, self.inside = (
-                torch.cat([values, values.new_zeros(missing, *values.shape[1:])])
-                for values in (self.home, self.best, self.size, self.inside)
-            )
+            for name, values in vars(self).items():
+                setattr(self, name, torch.cat([values, values.new_zeros(missing, *values.shape[1:])]))
         self.home[rows] = self.best[rows] = to_levels(inputs).flatten(1)
+        self.allowed[rows] = True if mask is None else mask.expand_as(inputs).flatten(1)
         self.size[rows], self.inside[rows] = torch.inf, True
-        if mask is not None:
-            self.allowed = torch.ones_like(self.home) if self.allowed is None else self.allowed
-            self.allowed[rows] = mask.expand_as(inputs).flatten(1).float()
 
 
 class Slots:
-    """Places for a batch of images at a time: they walk, then are polished, and leave.
+    """Places for a batch of images at a time, which walk, are polished, and leave.
 
     With `coarse` what looks take for fooled while walking comes to polishing as not fooled yet.
     """
@@ -281,7 +278,7 @@ class Slots:
         score: Score,
         coarse: bool,
     ) -> None:
-        self.query, self.shape, self.images, self.way = query, shape, images, walk
+        self.query, self.shape, self.images, self.walk = query, shape, images, walk
         self.steps, self.floor, self.patience = steps, floor, patience
         self.looks, self.score, self.coarse = polish, score, coarse
         batch, values = query.batch, shape.numel()
@@ -304,30 +301,30 @@ class Slots:
     def polishing(self) -> int:
         return sum(len(images.rows) for images in self.unpolished)
 
-    def walk(self) -> tuple[Tensor, Tensor]:
+    def walk_once(self) -> tuple[Tensor, Tensor]:
         """A look with gradient at the image in each slot; returns whose, and those that leave with it."""
         self._fill()
         query, rows = self.query, self.rows
         first = self.step == 0
-        change = torch.where(first.unsqueeze(1), 0.0, self.way.propose(self.room))
+        change = torch.where(first.unsqueeze(1), 0.0, self.walk.propose(self.room))
         gradients = query.coarse_gradients if self.coarse else query.gradients
         look = gradients(from_levels(self.start + change).view(-1, *self.shape), rows, self.score)
         slope = look.slope.flatten(1) / LEVELS * (self.room.low < self.room.high)
         fooled = look.margin > self.floor
-        changed = self.way.size(change)
+        changed = self.walk.size(change)
         further = (self.size == torch.inf) & (look.margin > self.furthest)
         better = torch.where(fooled, changed < self.size, further) & ~first
         self.best = torch.where(better.unsqueeze(1), change, self.best)
         self.size = torch.where(better & fooled, changed, self.size)
         self.furthest = torch.where(better, look.margin, self.furthest)
-        enough = self.way.learn(self.room, change, self.floor - look.margin, slope, self.step, self.size)
+        enough = self.walk.learn(self.room, change, self.floor - look.margin, slope, self.step, self.size)
         self.step += 1
         hopeless = first & (_already_wrong(query, rows, look.margin, look.predicted) | (slope == 0).all(dim=1))
         over = self.step >= torch.where(self.size < torch.inf, self.steps, self.patience * self.steps)
         done = (rows >= 0) & (hopeless | enough | over)
         looked = rows[rows >= 0]
         self.images.best[rows[done]] = self.start[done] + self.best[done]
-        last = self.way.last() if self.looks else None
+        last = self.walk.last() if self.looks else None
         if self.coarse and last is None:
             last = Confirming()
         left = done & ~hopeless & ~(self.coarse & (self.size == torch.inf))
@@ -341,7 +338,7 @@ class Slots:
         self.rows = torch.where(done, -1, rows)
         return looked, gone
 
-    def polish(self) -> tuple[Tensor, Tensor]:
+    def polish_once(self) -> tuple[Tensor, Tensor]:
         """A look without gradient at a batch of images that have walked; returns whose, and those that leave with it.
 
         What is smaller goes into the images' best, its size beside it.
@@ -353,7 +350,7 @@ class Slots:
         change = last.look(room, best)
         excess = self.query.margins(from_levels(start + change).view(-1, *self.shape), rows) - self.floor
         last, worth = last.learn(room, best, change, excess)
-        changed = self.way.size(change)
+        changed = self.walk.size(change)
         better = (excess > 0) & (changed < size)
         best = torch.where(better.unsqueeze(1), change, best)
         size = torch.where(better, changed, size)
@@ -373,10 +370,8 @@ class Slots:
         self.rows[free] = coming
         self.start[free], self.best[free], self.step[free] = self.images.home[coming], 0.0, 0
         self.size[free], self.furthest[free] = torch.inf, -torch.inf
-        self.room.low[free], self.room.high[free] = -self.start[free], LEVELS - self.start[free]
-        if self.images.allowed is not None:
-            self.room.low[free] *= self.images.allowed[coming]
-            self.room.high[free] *= self.images.allowed[coming]
+        allowed = self.images.allowed[coming]
+        self.room.low[free], self.room.high[free] = -self.start[free] * allowed, (LEVELS - self.start[free]) * allowed
 
 
 class Unpolished(NamedTuple):
