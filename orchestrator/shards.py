@@ -62,6 +62,52 @@ class Job:
     threads: int = 1
 
 
+@dataclass
+class Work:
+    """Readable images, uint8 (N, C, H, W), their rows, to be filled in, and where their triples go."""
+
+    rows: list[dict[str, Any]]
+    originals: Tensor
+    triples: list[str]
+
+    def halves(self) -> Iterator["Work"]:
+        middle = len(self.rows) // 2
+        for half in (slice(None, middle), slice(middle, None)):
+            yield Work(self.rows[half], self.originals[half], self.triples[half])
+
+
+@dataclass
+class Aims:
+    """The class int64 (N,) that each image is to leave, and the one that it is to reach; None: any other."""
+
+    labels: Tensor
+    targets: Tensor | None
+
+    @property
+    def going(self) -> Tensor:
+        """Numbers of the images that have somewhere to go: their label is not the target."""
+        if self.targets is None:
+            return torch.arange(len(self.labels))
+        return (self.labels != self.targets).nonzero().flatten()
+
+
+@dataclass
+class Begun:
+    """A shard at work: its rows so far, when it began, in seconds since 1970, and the seconds of each stage.
+
+    work: what of it can be read. aims, group: of that, once it is in a stream.
+    """
+
+    index: int
+    piece: Place | None
+    rows: list[dict[str, Any]]
+    began: float
+    clock: dict[str, float]
+    work: Work = field(default_factory=lambda: Work([], torch.zeros(0), []))
+    aims: Aims = field(default_factory=lambda: Aims(torch.zeros(0), None))
+    group: Group | None = None
+
+
 class Shards:
     """Attacks shards that come one after the other.
 
@@ -111,7 +157,7 @@ class Shards:
         if self._stream is not None:
             yield from self._ended(self._stream.finish())
 
-    def _entered(self, begun: "Begun") -> Iterator[Group]:
+    def _entered(self, begun: Begun) -> Iterator[Group]:
         """Have the images that there is something to do about enter the stream; the groups that end meanwhile."""
         with timed(begun.clock, "attack"):
             aims = begun.aims = _aims(self._net, self._card, begun.work, self._job.target)
@@ -140,17 +186,49 @@ class Shards:
             self._begun.remove(begun)
             begun.clock["attack"] += group.seconds
             modified, answers = _spread(begun.work.originals, begun.aims, group.changed, group.answers)
-            _fill_in(self._net, self._card, self._job, begun.work, begun.aims, modified, answers, begun.clock)
+            self._fill_in(begun.work, begun.clock, begun.aims, modified, answers)
             yield self._stored(begun)
 
     def _apart(self) -> Iterator[Ended]:
-        """Each shard by itself."""
+        """Each shard that is in the stream by itself."""
         left, self._begun, self._stream = self._begun, [], None
         for begun in left:
-            _attack_all(self._net, self._card, self._job, begun.work, begun.clock)
+            self._attack_all(begun.work, begun.clock)
             yield self._stored(begun)
 
-    def _stored(self, begun: "Begun") -> Ended:
+    def _attack_all(self, work: Work, clock: dict[str, float]) -> None:
+        """Fill in all rows; those of images at which attack or net raise an error say so, and the others are done.
+
+        A row depends on its own image alone, so that halving changes none.
+        """
+        try:
+            with timed(clock, "attack"):
+                aims = _aims(self._net, self._card, work, self._job.target)
+                modified, answers = _attacked(self._net, self._job, work.originals, aims)
+        except Exception as wrong:
+            self._halve(work, clock, f"the attack '{self._job.attack}' cannot work on this: {one_line(wrong)}")
+            return
+        self._fill_in(work, clock, aims, modified, answers)
+
+    def _fill_in(self, work: Work, clock: dict[str, float], aims: Aims, modified: Tensor, answers: Answers) -> None:
+        """Save what was found, and fill in the rows with what the saved images do."""
+        with timed(clock, "save"):
+            saved = _saved(self._job, work, modified)
+        try:
+            with timed(clock, "score"):
+                _score(self._net, self._job, work.rows, saved, aims, answers)
+        except Exception as wrong:
+            self._halve(work, clock, f"what the attack left cannot be scored: {one_line(wrong)}")
+
+    def _halve(self, work: Work, clock: dict[str, float], reason: str) -> None:
+        """Each half by itself; an image that is alone has failed for this reason."""
+        if len(work.rows) > 1:
+            for half in work.halves():
+                self._attack_all(half, clock)
+        else:
+            work.rows[0] |= {"status": "failed", "reason": reason} | dict.fromkeys(TRIPLE)
+
+    def _stored(self, begun: Begun) -> Ended:
         with timed(begun.clock, "store"):
             write_part(begun.piece or part(self._job.out, begun.index), begun.rows)
         if begun.piece is None:
@@ -183,96 +261,6 @@ def failed_row(item: Input, net_sha256: str, reason: str) -> dict[str, Any]:
     """The row of an image that cannot be attacked: it killed its worker, or the net answered it with an error."""
     row = {"name": item.name, "label": item.label, "label_known": item.label is not None, "net_sha256": net_sha256}
     return row | {"status": "failed", "reason": reason}
-
-
-@dataclass
-class Work:
-    """Readable images, uint8 (N, C, H, W), their rows, to be filled in, and where their triples go."""
-
-    rows: list[dict[str, Any]]
-    originals: Tensor
-    triples: list[str]
-
-    def halves(self) -> Iterator["Work"]:
-        middle = len(self.rows) // 2
-        for half in (slice(None, middle), slice(middle, None)):
-            yield Work(self.rows[half], self.originals[half], self.triples[half])
-
-
-@dataclass
-class Aims:
-    """The class int64 (N,) that each image is to leave, and the one that it is to reach; None: any other."""
-
-    labels: Tensor
-    targets: Tensor | None
-
-    @property
-    def going(self) -> Tensor:
-        """Numbers of the images that have somewhere to go: their label is not the target."""
-        if self.targets is None:
-            return torch.arange(len(self.labels))
-        return (self.labels != self.targets).nonzero().flatten()
-
-
-@dataclass
-class Begun:
-    """A shard at work: its rows so far, when it began, in seconds since 1970, and the seconds of each stage.
-
-    work: what of it can be read. aims, group: of that, once it is in a stream.
-    """
-
-    index: int
-    piece: Place | None
-    rows: list[dict[str, Any]]
-    began: float
-    clock: dict[str, float]
-    work: Work = field(default_factory=lambda: Work([], torch.zeros(0), []))
-    aims: Aims = field(default_factory=lambda: Aims(torch.zeros(0), None))
-    group: Group | None = None
-
-
-def _attack_all(net: nn.Module, card: ModelCard, job: Job, work: Work, clock: dict[str, float]) -> None:
-    """Fill in all rows; those of images at which attack or net raise an error say so, and the others are done.
-
-    A row depends on its own image alone, so that halving changes none.
-    """
-    try:
-        with timed(clock, "attack"):
-            aims = _aims(net, card, work, job.target)
-            modified, answers = _attacked(net, job, work.originals, aims)
-    except Exception as wrong:
-        _attack_apart(net, card, job, work, clock, f"the attack '{job.attack}' cannot work on this: {one_line(wrong)}")
-        return
-    _fill_in(net, card, job, work, aims, modified, answers, clock)
-
-
-def _fill_in(
-    net: nn.Module,
-    card: ModelCard,
-    job: Job,
-    work: Work,
-    aims: Aims,
-    modified: Tensor,
-    answers: Answers,
-    clock: dict[str, float],
-) -> None:
-    """Save what was found, and fill in the rows with what the saved images do."""
-    with timed(clock, "save"):
-        saved = _saved(job, work, modified)
-    try:
-        with timed(clock, "score"):
-            _score(net, job, work.rows, saved, aims, answers)
-    except Exception as wrong:
-        _attack_apart(net, card, job, work, clock, f"what the attack left cannot be scored: {one_line(wrong)}")
-
-
-def _attack_apart(net: nn.Module, card: ModelCard, job: Job, work: Work, clock: dict[str, float], reason: str) -> None:
-    """Each half by itself; an image that is alone has failed for this reason."""
-    if len(work.rows) > 1:
-        for half in work.halves():
-            _attack_all(net, card, job, half, clock)
-    else:
-        work.rows[0] |= {"status": "failed", "reason": reason} | dict.fromkeys(TRIPLE)
 
 
 @lru_cache(maxsize=1)
