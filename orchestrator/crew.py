@@ -17,6 +17,7 @@ import pyarrow as pa
 import ray
 from ray.exceptions import ActorUnavailableError, OutOfMemoryError, RayError, RayTaskError
 
+from models.images import one_line
 from orchestrator.cutting import Shard
 from orchestrator.errors import FULL, UserError
 from orchestrator.listing import read_list
@@ -188,8 +189,9 @@ class Crew:
             self._never_ready += 1
             if self._never_ready > LOST:
                 raise UserError(
-                    f"more than {LOST} workers in a row died before they could begin; finished shards are kept; see to "
-                    f"the cluster and its memory, then go on with: dxray attack --resume '{self.job.out}'"
+                    f"more than {LOST} workers in a row died before they could begin ({one_line(death, 200)}); "
+                    f"finished shards are kept; see to the cluster and its memory, then go on with: "
+                    f"dxray attack --resume '{self.job.out}'"
                 )
         elif worker.node not in living():
             self._lost(worker)

@@ -236,5 +236,6 @@ def test_workers_that_never_begin_are_said(workers: Workers, tmp_path: Path, mon
         return SimpleNamespace(ready=SimpleNamespace(remote=ActorDiedError))
 
     monkeypatch.setattr(workers, "_actor", dead)
-    with pytest.raises(UserError, match=r"more than 10 workers in a row died before they could begin; .* --resume"):
+    said = r"more than 10 workers in a row died before they could begin \(The actor died .* --resume"
+    with pytest.raises(UserError, match=said):
         worked_off(tmp_path, 4)
