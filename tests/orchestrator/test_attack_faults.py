@@ -109,11 +109,12 @@ def test_a_net_or_attack_that_fails_at_everything_is_said_at_once(trained: Path,
     assert len(parts(tmp_path / "out")) < 4
 
 
+@pytest.mark.parametrize("by", PLAIN)
 def test_killed_at_five_random_moments_and_resumed_the_table_is_the_same(
-    many: Path, trained: Path, whole: dict[str, Any], tmp_path: Path
+    by: str, many: Path, trained: Path, wholes: dict[str, dict[str, Any]], tmp_path: Path
 ) -> None:
     out, rng = tmp_path / "out", random.Random(0)
-    words = attack(many, trained, out)
+    words = attack(many, trained, out, by=by)
     kept: dict[Path, int] = {}
     for _ in range(5):
         wanted = len(parts(out)) + rng.randint(0, 3)
@@ -132,7 +133,7 @@ def test_killed_at_five_random_moments_and_resumed_the_table_is_the_same(
     assert len(kept) < 48, "the run was over before the last kill"
     run(*words, SHARD=1)
     assert {part: part.stat().st_mtime_ns for part in kept} == kept
-    assert rows(out) == whole
+    assert rows(out) == wholes[by]
 
 
 def test_a_second_ctrl_c_ends_it_at_once(many: Path, trained: Path, tmp_path: Path) -> None:
@@ -179,12 +180,13 @@ def test_a_worker_that_is_killed_takes_no_image_with_it(
     assert len(list((tmp_path / "spy").iterdir())) == 4, "no worker took the place of the one that was killed"
 
 
+@pytest.mark.parametrize("by", PLAIN)
 def test_a_node_that_is_lost_takes_no_image_with_it(
-    many: Path, trained: Path, whole: dict[str, Any], tmp_path: Path
+    by: str, many: Path, trained: Path, wholes: dict[str, dict[str, Any]], tmp_path: Path
 ) -> None:
-    said = run(*attack(many, trained, tmp_path / "out"), LOSE_A_NODE=1, MILLISECONDS=200)
+    said = run(*attack(many, trained, tmp_path / "out", by=by), LOSE_A_NODE=1, MILLISECONDS=200)
     assert "killed after" in said
-    assert rows(tmp_path / "out") == whole
+    assert rows(tmp_path / "out") == wholes[by]
 
 
 @pytest.fixture
