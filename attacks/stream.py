@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from attacks.query import BATCH, Answers, Query, validate
 from attacks.slots import Search
 
-INSIDE = 4  # groups at a time: an image whose like are few must not hold up its own for long
+# So long may a group be held up by an image whose like, which share its batches, are few: until so many groups are
+# inside, or as many images have come after it as it has itself, or as `HELD`.
+INSIDE, HELD = 4, 256
 
 
 @dataclass(eq=False)
@@ -65,28 +67,33 @@ class Stream:
         more of them, the net is frozen as a `Query` has it. Arguments and errors are those of an attack.
         """
         validate(inputs, labels, targets, None)
-        group = Group(self._free(len(inputs)))
-        for row in group.rows.tolist():
-            self._group_of[row] = group
-        self._query.labels[group.rows] = labels
-        if self._query.targets is not None and targets is not None:
-            self._query.targets[group.rows] = targets
-        return group, self._taken(group, inputs)
+        group = Group(torch.zeros(0, dtype=torch.int64))
+        return group, self._taken(group, inputs, labels, targets)
 
     def finish(self) -> Iterator[Group]:
         """The groups that are left, as they end."""
         with self._query:
             yield from self._looked(full=False)
 
-    def _taken(self, group: Group, inputs: Tensor) -> Iterator[Group]:
-        if len(self._groups) == INSIDE:
+    def _taken(self, group: Group, inputs: Tensor, labels: Tensor, targets: Tensor | None) -> Iterator[Group]:
+        if self._held_up():
             yield from self.finish()
+        group.rows = self._free(len(inputs))
+        for row in group.rows.tolist():
+            self._group_of[row] = group
+        self._query.labels[group.rows] = labels
+        if self._query.targets is not None and targets is not None:
+            self._query.targets[group.rows] = targets
         self._groups.append(group)
         with self._query:
             started = time.perf_counter()
             self._search.enter(group.rows, inputs)
             group.seconds += time.perf_counter() - started
             yield from self._looked(full=True)
+
+    def _held_up(self) -> bool:
+        first, *later = [len(group.rows) for group in self._groups] or [0]
+        return len(self._groups) == INSIDE or sum(later) >= max(first, HELD)
 
     def _looked(self, *, full: bool) -> Iterator[Group]:
         while True:

@@ -1,4 +1,4 @@
-"""`dxray attack`: faces attacked by Ray tasks, a shard each; a stopped run goes on, and may be added to."""
+"""`dxray attack`: faces attacked by workers of Ray, in shards; a stopped run goes on, and may be added to."""
 
 import inspect
 import math
@@ -48,6 +48,7 @@ from orchestrator.summary import STATUSES, summarise
 from orchestrator.working_copy import read_net
 
 FORMAT = "dxray attack 5"
+FAILED = 64  # images of a run that has no other: it is not their fault
 CHECKED = 32  # images that the net is looked at with before the run
 PNG_LIMIT = 10_000  # a folder of more triples than that is slow for every tool; the parts hold them all the same
 
@@ -240,8 +241,7 @@ def _run(
         started, since = time.perf_counter(), time.time()
         counts: Counter[str] = Counter()
         try:
-            shards = sum(cutting.shards_left for cutting in cuttings)
-            with crew.hired(shards), console.bar("attacking", left, "images") as bar:
+            with crew.hired(math.ceil(left / FIRST)), console.bar("attacking", left, "images") as bar:
                 for rows in crew.work_off(lambda: next(filter(None, (cutting.take() for cutting in cuttings)), None)):
                     if cuttings[-1].measure():
                         write_json(out / CONFIG, record)
@@ -348,7 +348,7 @@ def _in(out: Place, console: Console) -> Iterator[None]:
 
 def _must_work(counts: Counter[str], out: Place) -> None:
     """UserError where attack or net fail at everything: that is no fault of the images."""
-    if counts["failed"] >= FIRST and counts["failed"] + counts["unreadable"] == counts.total():
+    if counts["failed"] >= FAILED and counts["failed"] + counts["unreadable"] == counts.total():
         reason = next(row["reason"] for row in read_rows(out, ["status", "reason"]) if row["status"] == "failed")
         raise UserError(f"all of the first {counts['failed']:,} images failed, as in: {reason}; see to net and options")
 

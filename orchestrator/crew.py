@@ -27,7 +27,8 @@ from orchestrator.shards import Ended, Job, Shards, failed_row, part
 from orchestrator.store import read_table, write_part, write_table
 
 TRIES = 2  # of a whole shard before it is halved, and of an image before it is recorded; halves have one
-LOST = 10  # nodes that may be lost under one and the same shard, and workers in a row before they could begin
+LOST = 10  # nodes that may be lost under one and the same shard; workers in each place before the first could begin
+ASKED = 100  # times, of two seconds or more, that a worker which cannot be reached is asked whether it is there
 
 
 @dataclass
@@ -77,6 +78,7 @@ class Worker:
     doing: Any
     ready: bool = False
     node: str | None = None
+    asked: int = 0
     with_it: dict[int, Piece] = field(default_factory=dict)
 
 
@@ -111,9 +113,9 @@ class Crew:
     @contextmanager
     def hired(self, count: int) -> Iterator[None]:
         """So many workers, or fewer where the cluster holds no more; they load torch and the net at once."""
-        for _ in range(min(count, self.at_once)):
-            self._hire()
         try:
+            for _ in range(min(count, self.at_once)):
+                self._hire()
             yield
         finally:
             while self._workers:
@@ -159,22 +161,29 @@ class Crew:
         try:
             if not worker.ready:
                 worker.node, worker.doing, worker.ready = ray.get(worker.doing), None, True
-                self._never_ready = 0
+                self._never_ready = worker.asked = 0
                 self._lost(worker)  # where it was only the connection that broke
                 return
-            index, rows = ray.get(next(worker.doing))
+            number, rows, said = ray.get(next(worker.doing))
         except StopIteration:
             worker.doing = None
             return
         except ActorUnavailableError:  # whether it, its node or the connection is gone, Ray tells who asks again
-            worker.doing, worker.ready = worker.actor.ready.remote(), False
+            worker.asked += 1
+            if worker.asked > ASKED:
+                self._replace(worker)
+                self._lost(worker)
+            else:
+                worker.doing, worker.ready = worker.actor.ready.remote(), False
             return
         except RayTaskError as wrong:
             raise self._explained(wrong) from None
         except RayError as death:
             yield from self._bereft(worker, death)
             return
-        piece = worker.with_it.pop(index)
+        if said:
+            self.say(said)
+        piece = worker.with_it.pop(number)
         if piece.whole:
             yield rows
         else:
@@ -182,14 +191,13 @@ class Crew:
 
     def _bereft(self, worker: Worker, death: RayError) -> Iterator[Counter[str]]:
         """Another takes the place of a worker that died, and what was with it is done again."""
-        self._dismiss(worker)
-        self._hire()
+        self._replace(worker)
         pieces = list(worker.with_it.values())
         if worker.node is None:
             self._never_ready += 1
-            if self._never_ready > LOST:
+            if self._never_ready > LOST * len(self._workers) and not any(other.ready for other in self._workers):
                 raise UserError(
-                    f"more than {LOST} workers in a row died before they could begin ({one_line(death, 200)}); "
+                    f"{self._never_ready} workers in a row died before they could begin ({one_line(death, 200)}); "
                     f"finished shards are kept; see to the cluster and its memory, then go on with: "
                     f"dxray attack --resume '{self.job.out}'"
                 )
@@ -208,11 +216,15 @@ class Crew:
             piece.lost += 1
             if piece.lost > LOST:
                 raise UserError(
-                    f"more than {LOST} nodes were lost with the same shard; finished shards are kept; see to the "
-                    f"cluster, then go on with: dxray attack --resume '{self.job.out}'"
+                    f"more than {LOST} nodes, or connections to them, were lost with the same shard; finished shards "
+                    f"are kept; see to the cluster, then go on with: dxray attack --resume '{self.job.out}'"
                 )
         self._waiting.extend(worker.with_it.values())
         worker.with_it.clear()
+
+    def _replace(self, worker: Worker) -> None:
+        self._dismiss(worker)
+        self._hire()
 
     def _hire(self) -> None:
         actor: Any = self._new(*self._given)

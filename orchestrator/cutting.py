@@ -21,7 +21,7 @@ MEANWHILE = 3  # times as many are in its second, which fills the batch until th
 SPARED = 0.05
 SHARE = 0.7  # of what is left, to be taken in each of those
 LITTLE = 4  # images for each worker: a round of them would cost more than it evens out
-SECONDS = 60.0  # of a shard, about: what a kill may undo, and how often the progress moves
+SECONDS = 60.0  # of a shard, about: a kill may undo one to three for each worker
 MOST = 2048
 _BYTES = 256 * 2**20  # of memory for the images of a shard
 _COPIES = 8  # float32 tensors of its images that an attack holds at a time
@@ -38,9 +38,12 @@ class Shard:
 
 
 def cut(inputs: int, workers: int, most: int, largest: Callable[[], int]) -> Iterator[tuple[int, int]]:
-    """First and last number of each shard, of `most` images; `largest` is asked once each worker has had two."""
+    """First and last number of each shard, of at most `most` images, or `FIRST`.
+
+    The size of each worker's first two is fixed; then `largest` is asked for that of all others.
+    """
     start = 0
-    for size in _known(most):
+    for size in _known(inputs, workers, most):
         for _ in range(workers):
             if start < inputs:
                 yield start, (start := min(inputs, start + size))
@@ -56,9 +59,10 @@ def cut(inputs: int, workers: int, most: int, largest: Callable[[], int]) -> Ite
                 yield start, (start := min(inputs, start + size))
 
 
-def _known(most: int) -> tuple[int, int]:
+def _known(inputs: int, workers: int, most: int) -> tuple[int, int]:
     """Images of each worker's first shards, which do not depend on what is measured."""
-    return FIRST, min(MEANWHILE * FIRST, most)
+    fair = max(1, math.ceil(inputs / workers) - FIRST)
+    return FIRST, min(MEANWHILE * FIRST, most, fair)
 
 
 def most_at_once(pixels: int) -> int:
@@ -72,7 +76,7 @@ def most_at_once(pixels: int) -> int:
 
 
 def largest_shard(seconds_per_image: float, most: int) -> int:
-    """Images of the largest shard: a power of two, so that a run seldom differs from the next by chance."""
+    """Images of the largest shard, `most` or less: a power of two, for then a run seldom differs by chance."""
     # The nearest power: what was measured on a first shard is too much by what the net needs at its first call.
     return max(FIRST, min(2 ** round(math.log2(SECONDS / seconds_per_image)), most))
 
@@ -104,7 +108,7 @@ class Cutting:
         self._out, self._number, self._listed = out, number, listed
         self._cuts = enumerate(bounds(listed), listed["first_part"])
         self._there = finished(out) if there is None else there
-        self._taken, self._known = 0, len(_known(listed["most"])) * listed["workers"]
+        self._taken, self._known = 0, 2 * listed["workers"]
 
     def take(self) -> Shard | None:
         """The next shard; None where there is none, or none before the cost of an image is measured."""
@@ -137,13 +141,5 @@ class Cutting:
     @property
     def left(self) -> int:
         """Images whose shard is to be done."""
-        return sum(stop - start for start, stop in self._bounds_left())
-
-    @property
-    def shards_left(self) -> int:
-        """Shards to be done, or, before the cost of an image is measured, at least so many."""
-        return sum(1 for _ in self._bounds_left())
-
-    def _bounds_left(self) -> Iterator[tuple[int, int]]:
         shards = enumerate(bounds(self._listed), self._listed["first_part"])
-        return (ends for index, ends in shards if index not in self._there)
+        return sum(stop - start for index, (start, stop) in shards if index not in self._there)

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -33,7 +33,6 @@ from orchestrator.store import TRIPLE, write_image, write_part, write_table
 
 STAGES = ("decode", "attack", "save", "score", "store")  # of a shard, each with its seconds in timing/
 FIXED = ("torch.export", "torchscript")  # nets that stay where they were loaded
-Ended = tuple[int, Counter[str]]  # number of a shard, its rows by status
 SHORT = {"original": "ori", "modified": "mod", "amplified": "amp"}
 
 
@@ -60,6 +59,14 @@ class Job:
     raw: bool = False
     name: str | None = None
     threads: int = 1
+
+
+class Ended(NamedTuple):
+    """Number of a shard, its rows by status, and what is out of the ordinary, if anything is."""
+
+    number: int
+    rows: Counter[str]
+    said: str = ""
 
 
 @dataclass
@@ -177,8 +184,12 @@ class Shards:
         while True:
             try:
                 group = next(groups, None)
-            except Exception:  # at some image, which is found by halving
-                yield from self._apart()
+            except Exception as wrong:  # at some image, which is found by halving
+                *before, last = self._apart()
+                yield from before
+                blamed = sum(ended.rows["failed"] for ended in (*before, last))
+                said = f"images were attacked anew, for their stream ended with: {one_line(wrong)}"
+                yield last if blamed else last._replace(said=said)
                 return
             if group is None:
                 return
@@ -233,7 +244,7 @@ class Shards:
             write_part(begun.piece or part(self._job.out, begun.index), begun.rows)
         if begun.piece is None:
             _write_timing(self._job, begun.index, len(begun.rows), begun.began, begun.clock)
-        return begun.index, Counter(row["status"] for row in begun.rows)
+        return Ended(begun.index, Counter(row["status"] for row in begun.rows))
 
 
 def attack_shard(
@@ -248,8 +259,8 @@ def attack_shard(
 ) -> Counter[str]:
     """Attack a single shard, see `Shards`; returns how many rows of each status it has."""
     shards = Shards(job, card_bytes, weights, device=device)
-    ((_, rows),) = [*shards.attack(index, inputs, piece), *shards.finish()]
-    return rows
+    (ended,) = [*shards.attack(index, inputs, piece), *shards.finish()]
+    return ended.rows
 
 
 def part(out: Place, index: int) -> Place:

@@ -93,6 +93,16 @@ def test_no_group_is_held_up_for_long(helpers: Any) -> None:
         assert list(stream.take(inputs, labels)[1]) == []
     assert len(list(stream.take(*last)[1])) == INSIDE
     assert len(list(stream.finish())) == 1
+    assert len(stream._search.images.home) == INSIDE, "rows were taken before those of others were free"
+
+
+def test_no_group_waits_for_more_images_than_it_has_itself(helpers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("attacks.stream.HELD", 3)
+    net = helpers.ConvNet().eval()
+    images = [inputs for inputs, _ in groups_of(helpers, [1, 2, 1, 4, 3, 1, 1])]
+    right = [(inputs, net(inputs).argmax(dim=1)) for inputs in images]
+    stream = Stream(net, STREAMS["dx"], SHAPE, targeted=False, batch=64)
+    assert [len(list(stream.take(*group)[1])) for group in right] == [0, 0, 0, 3, 0, 0, 3]
 
 
 def test_rows_that_are_free_are_taken_again(helpers: Any) -> None:

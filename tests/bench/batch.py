@@ -10,7 +10,7 @@
    the mean of both, to the last part on disk: decoding, writing, reading back and storing are in it; the start of Ray,
    and of the first of its workers, is printed apart. Shares are by the clock, halts included, so those of short stages
    scatter. Nothing is deleted between the runs: where many files had just been deleted, making a new one was seen to
-   take many times as long (on ext4).
+   take ten times as long for minutes (on ext4). What the bench made it deletes at its end: wait before it is run again.
 2. The most memory that the driver and each worker held, and the time of an image, over runs of more and more images (a
    tiny net, FGSM, links to the same thousand files).
 """

@@ -79,7 +79,7 @@ class Sleeping:
 
     def attack(self, shard: Shard, start: int, stop: int, piece: Any) -> Iterator[Ended]:
         time.sleep((stop - start) * self.seconds_an_image)
-        yield shard.index, Counter(fooled=stop - start)
+        yield Ended(shard.index, Counter(fooled=stop - start))
 
 
 @contextmanager
@@ -131,8 +131,6 @@ def all_there(workers: int) -> None:
     def warm(folder: str) -> None:
         # What their tasks will load.
         from ray.tune.trainable import function_trainable  # noqa: F401
-
-        import orchestrator.cutting  # noqa: F401
 
         Path(folder, str(os.getpid())).touch()
         while sum(1 for _ in Path(folder).iterdir()) < workers:

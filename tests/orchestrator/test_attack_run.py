@@ -200,7 +200,7 @@ def test_rows_do_not_depend_on_the_shard_or_the_order(face_folder: Path, trained
     together = Shards(Job(out=tmp_path / "together"), *read(trained))
     assert list(together.attack(0, split[0])) == [], "the first shard ended before the next could fill its batch"
     ended = [*together.attack(1, split[1]), *together.attack(2, split[2]), *together.finish()]
-    assert sorted(index for index, _ in ended) == [0, 1, 2]
+    assert sorted(index for index, *_ in ended) == [0, 1, 2]
     assert by_name(tmp_path / "whole") == by_name(tmp_path / "split") == by_name(tmp_path / "together")
 
 
@@ -218,14 +218,29 @@ def test_an_image_at_which_the_net_fails_takes_no_other_shard_with_it(
     ended = []
     for index, some in enumerate([inputs[:2], [*inputs[2:4], bad], inputs[4:6], inputs[6:]]):
         ended += list(shards.attack(index, some))
-    assert [index for index, _ in ended][:2] == [0, 1]
+    assert [index for index, *_ in ended][:2] == [0, 1]
     ended += list(shards.finish())
-    assert sorted(index for index, _ in ended) == [0, 1, 2, 3]
+    assert sorted(index for index, *_ in ended) == [0, 1, 2, 3]
     found = by_name(tmp_path / "out")
+    assert {one.said for one in ended} == {""}, "what one image explains was told"
     failed = found.pop("bad.png")
     assert failed["status"] == "failed"
     assert failed["reason"].startswith("the attack 'dx' cannot work on this: the net Picky gave NaN")
     assert found == by_name(tmp_path / "whole")
+
+
+def test_a_stream_that_fails_at_no_image_is_told(
+    face_folder: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise TypeError("a fault of ours")
+
+    monkeypatch.setitem(attacks.STREAMS, "dx", broken)
+    inputs = list(list_inputs([face_folder], classes=CLASSES))
+    (ended,) = Shards(Job(out=tmp_path / "out"), *read(trained)).attack(0, inputs)
+    assert ended.said == "images were attacked anew, for their stream ended with: a fault of ours"
+    assert ended.rows["failed"] == 0
+    assert ended.rows.total() == len(inputs)
 
 
 class Picky(torch.nn.Module):

@@ -10,11 +10,11 @@ import pytest
 from ray.exceptions import ActorDiedError, ActorUnavailableError
 
 from orchestrator import crew
-from orchestrator.crew import LOST, TRIES, Crew, Piece, join
+from orchestrator.crew import ASKED, LOST, TRIES, Crew, Piece, join
 from orchestrator.cutting import Shard
 from orchestrator.errors import UserError
 from orchestrator.inputs import Input
-from orchestrator.shards import Job, failed_row, part
+from orchestrator.shards import Ended, Job, failed_row, part
 from orchestrator.store import read_rows, write_part
 
 
@@ -70,7 +70,7 @@ class Workers:
             for shard, images, piece in few:
                 rows = [failed_row(item(i), "ab", "in place of an attack") for i in images]
                 write_part(piece or part(self.out, shard.index), rows)
-                yield shard.index, Counter(failed=len(rows))
+                yield Ended(shard.index, Counter(failed=len(rows)))
 
         def attack(shard: Shard, start: int, stop: int, piece: Path | None) -> Iterator[Any]:
             within.append((shard, range(start, stop), piece))
@@ -184,7 +184,9 @@ def test_a_node_that_is_lost_is_no_fault_of_its_shards(too_many: int, workers: W
 
     workers.node = node
     if too_many:
-        with pytest.raises(UserError, match=r"more than 10 nodes were lost with the same shard; .* --resume"):
+        with pytest.raises(
+            UserError, match=r"more than 10 nodes, or connections to them, were lost with the same shard; .* --resume"
+        ):
             worked_off(tmp_path, 4)
         assert workers.at_once == 0
     else:
@@ -201,6 +203,7 @@ UNREACHABLE = ActorUnavailableError("for a while", None)
     [
         ([UNREACHABLE, UNREACHABLE, "here"], {"here"}, "in place of an attack"),
         ([UNREACHABLE, ActorDiedError()], set(), "in place of an attack"),
+        ([UNREACHABLE] * ASKED, {"here"}, "in place of an attack"),
         ([UNREACHABLE, ActorDiedError()], {"here"}, f"it killed its worker {TRIES} times"),
     ],
 )
@@ -233,9 +236,11 @@ def test_a_worker_that_cannot_be_reached_is_asked_again_before_its_shard_is_blam
 
 def test_workers_that_never_begin_are_said(workers: Workers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def dead(*_: Any) -> Any:
+        workers.at_once += 1
         return SimpleNamespace(ready=SimpleNamespace(remote=ActorDiedError))
 
     monkeypatch.setattr(workers, "_actor", dead)
-    said = r"more than 10 workers in a row died before they could begin \(The actor died .* --resume"
+    said = r"21 workers in a row died before they could begin \(The actor died .* --resume"
     with pytest.raises(UserError, match=said):
-        worked_off(tmp_path, 4)
+        worked_off(tmp_path, 4, at_once=2)
+    assert workers.at_once == 0
