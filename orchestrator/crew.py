@@ -304,8 +304,11 @@ class Attacking:
     def attack(self, shard: Shard, start: int, stop: int, piece: Place | None) -> Iterator[Ended]:
         """See `Shards.attack`."""
         inputs = list(read_list(self._job.out, shard.list, start, stop))
-        yield from self._shards.attack(shard.index, inputs, piece)
+        # Not `yield from`: Ray sends something in, which would reach iterators that take nothing.
+        for ended in self._shards.attack(shard.index, inputs, piece):  # noqa: UP028
+            yield ended
 
     def finish(self) -> Iterator[Ended]:
         """See `Shards.finish`."""
-        yield from self._shards.finish()
+        for ended in self._shards.finish():  # noqa: UP028
+            yield ended
