@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from attacks.budget import Budget, find_budget, stream
 from attacks.query import BATCH, FLOOR, Ledger, Query, Score, margin, validate
-from attacks.slots import Room, search
+from attacks.slots import Room, Search
 
 KEPT = 0.25  # share of the last move that the next one repeats
 RISING = 0.75  # a step length is kept while at least this share of the looks since the checkpoint gained
@@ -56,9 +56,9 @@ def apgd(
         batch, inputs.shape[1:], budget=budget, eps=eps * 255, steps=steps, random_start=random_start, seed=seed
     )
     with Query(net, labels, targets, batch=batch, ledger=ledger) as query:
-        return search(
-            query, inputs, mask, walk, steps=1 + restarts * steps, floor=FLOOR + confidence, score=LOSSES[loss]
-        )
+        return Search(
+            query, inputs.shape[1:], walk, steps=1 + restarts * steps, floor=FLOOR + confidence, score=LOSSES[loss]
+        ).all(inputs, mask)
 
 
 def log_odds(logits: Tensor, labels: Tensor, targets: Tensor | None = None) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from attacks.query import BATCH, FLOOR, Ledger, Query, Score, log_likelihood, margin, validate
-from attacks.slots import Room, search
+from attacks.slots import Room, Search
 
 STEP_SIZES = (1.0, 0.01)  # the paper's, in [0, 1] pixel units: the first and the last, a cosine between them
 
@@ -51,7 +51,8 @@ def ddn(
         )
     walk = SphereWalk(batch, inputs.shape[1:], steps=steps, radius=radius * 255, gamma=gamma)
     with Query(net, labels, targets, batch=batch, ledger=ledger) as query:
-        return search(query, inputs, mask, walk, steps=steps + 1, floor=FLOOR + confidence, score=LOSSES[loss])
+        search = Search(query, inputs.shape[1:], walk, steps=steps + 1, floor=FLOOR + confidence, score=LOSSES[loss])
+        return search.all(inputs, mask)
 
 
 class SphereWalk:

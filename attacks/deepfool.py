@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from attacks.query import BATCH, FLOOR, Ledger, Look, Query, Score, margin, validate
-from attacks.slots import Room, search
+from attacks.slots import Room, Search
 
 REACH = 64  # how many times a linear step's length rounding may ask for
 
@@ -50,7 +50,7 @@ def deepfool(
     query = Borders(net, labels, targets, norm=norm, classes=classes, mask=mask, batch=batch, ledger=ledger)
     walk = BorderWalk(query, batch, inputs.shape[1:], norm=norm, overshoot=overshoot, floor=floor)
     with query:
-        return search(query, inputs, mask, walk, steps=steps + 1, floor=floor)
+        return Search(query, inputs.shape[1:], walk, steps=steps + 1, floor=floor).all(inputs, mask)
 
 
 def _along_l2(slope: Tensor) -> Tensor:

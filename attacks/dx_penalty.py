@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from attacks.norms import find_norm
 from attacks.query import BATCH, FLOOR, Ledger, Query, log_likelihood, validate
-from attacks.slots import Room, search
+from attacks.slots import Room, Search
 
 DECAY, DECAY_SQUARES = 0.9, 0.999  # Adam's usual ones
 BALANCED = 1e-5  # of a slope: what is left of it is none
@@ -44,7 +44,8 @@ def dx_penalty(
         raise ValueError(f"steps must be at least 1, got {steps}")
     walk = AdamWalk(batch, inputs.shape[1:], norm=norm, weight=weight / 255, lr=lr * 255)
     with Query(net, labels, targets, batch=batch, ledger=ledger) as query:
-        return search(query, inputs, mask, walk, steps=steps, floor=FLOOR + confidence, score=log_likelihood)
+        search = Search(query, inputs.shape[1:], walk, steps=steps, floor=FLOOR + confidence, score=log_likelihood)
+        return search.all(inputs, mask)
 
 
 def _pull_l2(change: Tensor, still: Tensor, near: float) -> Tensor:

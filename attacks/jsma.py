@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from attacks.query import BATCH, FLOOR, Ledger, Look, Query, Score, margin, validate
-from attacks.slots import Room, search
+from attacks.slots import Room, Search
 
 SHARE = 0.145  # the paper's largest share of the values to change
 BLOCK = 64  # pairs are compared for this many of their first values at once, which bounds the memory
@@ -46,7 +46,7 @@ def jsma(
     query = Jacobian(net, labels, targets, batch=batch, ledger=ledger)
     walk = PairWalk(query, batch, inputs.shape[1:], theta=theta)
     with query:
-        return search(query, inputs, mask, walk, steps=pairs + 1, floor=FLOOR + confidence)
+        return Search(query, inputs.shape[1:], walk, steps=pairs + 1, floor=FLOOR + confidence).all(inputs, mask)
 
 
 def wanted_logit(logits: Tensor, labels: Tensor, targets: Tensor | None = None) -> Tensor:

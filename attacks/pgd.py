@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from attacks.budget import Budget, find_budget, stream
 from attacks.query import BATCH, FLOOR, Ledger, Query, cross_entropy, validate
-from attacks.slots import Room, search
+from attacks.slots import Room, Search
 
 
 def pgd(
@@ -52,15 +52,14 @@ def pgd(
         seed=seed if random_start else None,
     )
     with Query(net, labels, targets, batch=batch, ledger=ledger) as query:
-        return search(
+        return Search(
             query,
-            inputs,
-            mask,
+            inputs.shape[1:],
             walk,
             steps=1 + random_start + steps,  # looks: at the image, at the start, and after each step
             floor=FLOOR + confidence,
             score=cross_entropy,
-        )
+        ).all(inputs, mask)
 
 
 class ProjectedWalk:

@@ -111,33 +111,6 @@ class Walk(Protocol):
         ...
 
 
-def search(
-    query: Query,
-    inputs: Tensor,
-    mask: Tensor | None,
-    walk: Walk,
-    *,
-    steps: int,
-    floor: float,
-    patience: int = 1,
-    polish: int = 0,
-    score: Score = margin,
-    coarse: bool = False,
-) -> Tensor:
-    """The smallest fooling points that a `Search` finds for all images of the query, float32 (N, C, H, W)."""
-    return Search(
-        query,
-        inputs.shape[1:],
-        walk,
-        steps=steps,
-        floor=floor,
-        patience=patience,
-        polish=polish,
-        score=score,
-        coarse=coarse,
-    ).all(inputs, mask)
-
-
 class Search:
     """The smallest fooling points `walk` finds, for images that enter, each in its own time.
 

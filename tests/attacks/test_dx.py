@@ -12,7 +12,7 @@ from attacks.dx_sparse import Pruning, SparseWalk
 from attacks.lattice import on_grid, to_levels
 from attacks.norms import find_norm
 from attacks.query import FLOOR, Ledger, Query
-from attacks.slots import Ray, Room, search
+from attacks.slots import Ray, Room, Search
 
 
 def best_on_lattice(weight: torch.Tensor, gap: float, start: torch.Tensor) -> float:
@@ -276,7 +276,7 @@ def test_pixels_that_l0_does_not_need_are_left_out_without_gradients(helpers: An
     inputs, gap = inputs[(gap > 1) & (gap < 8)][:16], gap[(gap > 1) & (gap < 8)][:16]
     walk = TooMany(4, inputs.shape[1:], 1, norm="l0", trust=1.0, error=(0.1, 0.2), memory=0.0)
     with Query(net, torch.zeros(16, dtype=torch.int64), batch=4) as query:
-        found = search(query, inputs, None, walk, steps=9, floor=FLOOR, polish=16)
+        found = Search(query, inputs.shape[1:], walk, steps=9, floor=FLOOR, polish=16).all(inputs)
     sizes = find_norm("l0")(found - inputs).tolist()
     weight = net.weight.detach()
     best = [greedy_on_lattice("l0", weight, float(gap[i]) + FLOOR, to_levels(inputs[i]).flatten()) for i in range(16)]
@@ -318,7 +318,7 @@ def test_the_radius_is_corrected_without_gradients_for_as_long_as_that_helps(
     ledger, walk = Ledger.empty(5), TooFar(4, inputs.shape[1:], 1, turn=(1.0, 1.0))
     walk.steeper = steeper
     with Query(net, torch.zeros(5, dtype=torch.int64), batch=4, ledger=ledger) as query:
-        found = search(query, inputs, None, walk, steps=9, floor=FLOOR, polish=6)
+        found = Search(query, inputs.shape[1:], walk, steps=9, floor=FLOOR, polish=6).all(inputs)
     assert ((ledger.forwards >= looks[0]) & (ledger.forwards <= looks[1])).all()
     for i, size in enumerate((find_norm("l2")(found - inputs) * 255).tolist()):
         best = best_on_lattice(net.weight.detach(), float(gap[i]) + FLOOR, to_levels(inputs[i]).flatten())
