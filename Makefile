@@ -13,7 +13,7 @@ demo: .venv/installed
 test: lint types units
 
 # Two halves that take as long, which `make --jobs=2 test` runs side by side.
-TRAININGS := tests/orchestrator/test_sweep*.py tests/orchestrator/test_retrain*.py
+TRAININGS := tests/orchestrator/sweep/test_sweep*.py tests/orchestrator/hardening/test_retrain*.py
 
 units: units-trainings units-others
 

@@ -8,19 +8,19 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from attacks.apgd import apgd
-from attacks.ddn import ddn
-from attacks.deepfool import deepfool
-from attacks.dx import begin as begin_dx
-from attacks.dx import dx
-from attacks.dx_penalty import dx_penalty
-from attacks.fgsm import fgsm
-from attacks.hopskipjump import hopskipjump
-from attacks.jsma import jsma
-from attacks.pgd import pgd
-from attacks.robust import robust
-from attacks.slots import Search
-from attacks.square import square
+from dxray.attacks.apgd import apgd
+from dxray.attacks.ddn import ddn
+from dxray.attacks.deepfool import deepfool
+from dxray.attacks.dx.minimal import begin as begin_dx
+from dxray.attacks.dx.minimal import dx
+from dxray.attacks.dx.penalty import dx_penalty
+from dxray.attacks.engine.batched_search import Search
+from dxray.attacks.fgsm import fgsm
+from dxray.attacks.hopskipjump import hopskipjump
+from dxray.attacks.jsma import jsma
+from dxray.attacks.pgd import pgd
+from dxray.attacks.robust import robust
+from dxray.attacks.square import square
 
 ATTACKS: dict[str, Callable[..., Tensor]] = {
     "apgd": apgd,
@@ -36,7 +36,7 @@ ATTACKS: dict[str, Callable[..., Tensor]] = {
     "square": square,
 }
 
-# Of those whose images may come one after the other, see `attacks.stream`: the search that they enter.
+# Of those whose images may come one after the other, see `dxray.attacks.engine.stream`: the search that they enter.
 STREAMS: dict[str, Callable[..., Search]] = {"dx": begin_dx}
 
 

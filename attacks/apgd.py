@@ -9,9 +9,9 @@ from math import ceil
 import torch
 from torch import Tensor, nn
 
-from attacks.budget import Budget, find_budget, stream
-from attacks.query import BATCH, FLOOR, Ledger, Query, Score, margin, validate
-from attacks.slots import Room, Search
+from dxray.attacks.engine.batched_search import Room, Search
+from dxray.attacks.engine.budget import Budget, find_budget, stream
+from dxray.attacks.engine.query import BATCH, FLOOR, Ledger, Query, Score, margin, validate
 
 KEPT = 0.25  # share of the last move that the next one repeats
 RISING = 0.75  # a step length is kept while at least this share of the looks since the checkpoint gained

@@ -9,8 +9,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from attacks.query import BATCH, FLOOR, Ledger, Query, Score, log_likelihood, margin, validate
-from attacks.slots import Room, Search
+from dxray.attacks.engine.batched_search import Room, Search
+from dxray.attacks.engine.query import BATCH, FLOOR, Ledger, Query, Score, log_likelihood, margin, validate
 
 STEP_SIZES = (1.0, 0.01)  # the paper's, in [0, 1] pixel units: the first and the last, a cosine between them
 

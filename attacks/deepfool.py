@@ -9,8 +9,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from attacks.query import BATCH, FLOOR, Ledger, Look, Query, Score, margin, validate
-from attacks.slots import Room, Search
+from dxray.attacks.engine.batched_search import Room, Search
+from dxray.attacks.engine.query import BATCH, FLOOR, Ledger, Look, Query, Score, margin, validate
 
 REACH = 64  # how many times a linear step's length rounding may ask for
 

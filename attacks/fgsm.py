@@ -2,8 +2,8 @@
 
 from torch import Tensor, nn
 
-from attacks.pgd import pgd
-from attacks.query import BATCH, Ledger
+from dxray.attacks.engine.query import BATCH, Ledger
+from dxray.attacks.pgd import pgd
 
 
 def fgsm(

@@ -11,9 +11,9 @@ from collections.abc import Generator
 import torch
 from torch import Tensor, nn
 
-from attacks.budget import stream
-from attacks.lattice import LEVELS, from_levels, to_levels
-from attacks.query import BATCH, FLOOR, Ledger, Query, validate
+from dxray.attacks.engine.budget import stream
+from dxray.attacks.engine.lattice import LEVELS, from_levels, to_levels
+from dxray.attacks.engine.query import BATCH, FLOOR, Ledger, Query, validate
 
 NEIGHBOURS = 100  # of the first estimate; the t-th takes sqrt(t) times as many, as in the paper
 SPREAD = 0.1  # how far neighbours lie, as a share of the change's mean size in a value

@@ -7,8 +7,8 @@ class's logit and what it takes from the sum of the others'. It is found exactly
 import torch
 from torch import Tensor, nn
 
-from attacks.query import BATCH, FLOOR, Ledger, Look, Query, Score, margin, validate
-from attacks.slots import Room, Search
+from dxray.attacks.engine.batched_search import Room, Search
+from dxray.attacks.engine.query import BATCH, FLOOR, Ledger, Look, Query, Score, margin, validate
 
 SHARE = 0.145  # the paper's largest share of the values to change
 BLOCK = 64  # pairs are compared for this many of their first values at once, which bounds the memory

@@ -7,9 +7,9 @@ the state between the looks is not rounded, or steps below half a grey level wou
 import torch
 from torch import Tensor, nn
 
-from attacks.budget import Budget, find_budget, stream
-from attacks.query import BATCH, FLOOR, Ledger, Query, cross_entropy, validate
-from attacks.slots import Room, Search
+from dxray.attacks.engine.batched_search import Room, Search
+from dxray.attacks.engine.budget import Budget, find_budget, stream
+from dxray.attacks.engine.query import BATCH, FLOOR, Ledger, Query, cross_entropy, validate
 
 
 def pgd(

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attacks.apgd import apgd
-from attacks.lattice import snap
-from attacks.query import BATCH, FLOOR, Ledger, Query, margin, validate
-from attacks.square import square
+from dxray.attacks.apgd import apgd
+from dxray.attacks.engine.lattice import snap
+from dxray.attacks.engine.query import BATCH, FLOOR, Ledger, Query, margin, validate
+from dxray.attacks.square import square
 
 AIMS = 9  # classes that are aimed at one by one, the likeliest first, as in AutoAttack
 

@@ -11,9 +11,9 @@ from math import floor, sqrt
 import torch
 from torch import Tensor, nn
 
-from attacks.budget import SLACK, find_budget, stream
-from attacks.lattice import LEVELS, from_levels, to_levels
-from attacks.query import BATCH, FLOOR, Ledger, Query, margin, validate
+from dxray.attacks.engine.budget import SLACK, find_budget, stream
+from dxray.attacks.engine.lattice import LEVELS, from_levels, to_levels
+from dxray.attacks.engine.query import BATCH, FLOOR, Ledger, Query, margin, validate
 
 WINDOW = 0.8  # the first window's share of the pixels; halved after each of these queries of 10,000, as in the paper
 HALVED = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)

@@ -5,7 +5,7 @@ ray submit cluster.yaml attack.py -- /srv/dxray/faces --model /srv/dxray/runs/sw
 
 import sys
 
-from orchestrator.submitted import run
+from dxray.orchestrator.cli.submitted import run
 
 if __name__ == "__main__":
     sys.exit(run("attack", sys.argv[1:]))

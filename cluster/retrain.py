@@ -5,7 +5,7 @@ ray submit cluster.yaml retrain.py -- --data folder:/srv/dxray/faces --model /sr
 
 import sys
 
-from orchestrator.submitted import run
+from dxray.orchestrator.cli.submitted import run
 
 if __name__ == "__main__":
     sys.exit(run("retrain", sys.argv[1:]))

@@ -5,7 +5,7 @@ ray submit cluster.yaml sweep.py -- --preset laptop --out /srv/dxray/runs/laptop
 
 import sys
 
-from orchestrator.submitted import run
+from dxray.orchestrator.cli.submitted import run
 
 if __name__ == "__main__":
     sys.exit(run("sweep", sys.argv[1:]))

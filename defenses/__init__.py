@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import nn
 
-from defenses.denoising_autoencoder import denoising_autoencoder, teach
-from defenses.jumprelu import jumprelu
-from defenses.squeezing import bit_depth, jpeg
+from dxray.defenses.denoising_autoencoder import denoising_autoencoder, teach
+from dxray.defenses.jumprelu import jumprelu
+from dxray.defenses.squeezing import bit_depth, jpeg
 
 DEFENSES: dict[str, Callable[..., nn.Module]] = {
     "jumprelu": jumprelu,

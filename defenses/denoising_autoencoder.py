@@ -15,12 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attacks.pgd import pgd
-from defenses.adversarial_training import Attack
-from defenses.front import InFront
-from models.batches import to_device
-from models.layers import Normalise
-from models.train import Objective, fit
+from dxray.attacks.pgd import pgd
+from dxray.defenses.adversarial_training import Attack
+from dxray.defenses.front import InFront
+from dxray.models.data.batches import to_device
+from dxray.models.nets.layers import Normalise
+from dxray.models.training.train import Objective, fit
 
 
 class AutoEncoder(nn.Module):
@@ -88,7 +88,7 @@ def reconstruction(*noises: Attack) -> Objective:
 
     Args:
         noises: each is a step of its own in each batch. `gaussian(0.1)`, or any attack, which is made for the net
-            behind the auto-encoder: `partial(attacks.pgd.pgd, eps=8 / 255)`.
+            behind the auto-encoder: `partial(dxray.attacks.pgd.pgd, eps=8 / 255)`.
     """
 
     def objective(net: nn.Module, inputs: Tensor, labels: Tensor, progress: float) -> Iterator[tuple[Tensor, Tensor]]:

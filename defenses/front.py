@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.batches import to_device
+from dxray.models.data.batches import to_device
 
 
 class InFront(nn.Module):

@@ -14,15 +14,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from attacks.apgd import apgd
-from attacks.dx import dx
-from attacks.lattice import from_levels, to_uint8
-from attacks.outcome import score
-from attacks.query import BATCH, Query
-from attacks.square import square
-from defenses.adversarial_training import Attack
-from models.batches import device_of, to_device
-from models.finding import wilson
+from dxray.attacks.apgd import apgd
+from dxray.attacks.dx.minimal import dx
+from dxray.attacks.engine.lattice import from_levels, to_uint8
+from dxray.attacks.engine.query import BATCH, Query
+from dxray.attacks.engine.scoring import score
+from dxray.attacks.square import square
+from dxray.defenses.adversarial_training import Attack
+from dxray.models.data.batches import device_of, to_device
+from dxray.models.doctor.finding import wilson
 
 BUDGETS = (("linf", 2 / 255), ("linf", 4 / 255), ("linf", 8 / 255), ("l2", 0.25), ("l2", 0.5), ("l2", 1.0))
 WAYS = ("white_box", "transfer", "gradient_free")

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from defenses.front import InFront, straight_through
+from dxray.defenses.front import InFront, straight_through
 
 
 class BitDepth(nn.Module):

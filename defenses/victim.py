@@ -1,22 +1,22 @@
-"""Any victim of `models.victim`, and also a net that was saved together with its defence."""
+"""Any victim of `dxray.models.victims.victim`, and also a net that was saved together with its defence."""
 
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from defenses import TAUGHT, defended, text_of
-from models import victim
-from models.checkpoint import ModelCard
+from dxray.defenses import TAUGHT, defended, text_of
+from dxray.models.victims import victim
+from dxray.models.victims.checkpoint import ModelCard
 
 
 def load_victim(path: Path | str) -> tuple[nn.Module, ModelCard]:
-    """As `models.victim.load_victim`; a net whose card names a `defence` comes behind it."""
+    """As `dxray.models.victims.victim.load_victim`; a net whose card names a `defence` comes behind it."""
     return victim.load_victim(path, defend=defended)
 
 
 def restore(card_bytes: bytes, payload: bytes) -> tuple[nn.Module, ModelCard]:
-    """As `load_victim`, from what `models.victim.read` gave."""
+    """As `load_victim`, from what `dxray.models.victims.victim.read` gave."""
     return victim.restore(card_bytes, payload, defend=defended)
 
 

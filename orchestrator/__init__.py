@@ -1,1 +1,1 @@
-"""All that knows Ray: sweep, batch attack, the Arrow store, reports and the command line."""
+"""All that knows Ray, files of runs, and the command line. What every room here says and raises lies beside it."""

@@ -11,12 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from models.checkpoint import ModelCard, save
-from models.faces import Faces
-from models.images import encode_png
-from models.train import evaluate, fit
-from orchestrator.console import Console
-from orchestrator.ray_session import connected
+from dxray.models.data.faces import Faces
+from dxray.models.data.images import encode_png
+from dxray.models.training.train import evaluate, fit
+from dxray.models.victims.checkpoint import ModelCard, save
+from dxray.orchestrator.console import Console
+from dxray.orchestrator.ray.session import connected
 
 # Ray's workers give way to whatever else runs; here that is other tests, and they would wait for minutes.
 os.environ.setdefault("RAY_worker_niceness", "0")

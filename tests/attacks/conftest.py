@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attacks.lattice import from_levels
+from dxray.attacks.engine.lattice import from_levels
 
 SCALE = 40  # makes the logits of the random net as large as those of a trained one
 

@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attacks.apgd import AutoWalk, apgd, checkpoints, log_odds
-from attacks.budget import find_budget
-from attacks.lattice import on_grid
-from attacks.norms import find_norm
-from attacks.pgd import pgd
-from attacks.query import FLOOR, Ledger, cross_entropy, margin
-from attacks.slots import Room
+from dxray.attacks.apgd import AutoWalk, apgd, checkpoints, log_odds
+from dxray.attacks.engine.batched_search import Room
+from dxray.attacks.engine.budget import find_budget
+from dxray.attacks.engine.lattice import on_grid
+from dxray.attacks.engine.norms import find_norm
+from dxray.attacks.engine.query import FLOOR, Ledger, cross_entropy, margin
+from dxray.attacks.pgd import pgd
 
 
 class Sines(nn.Module):

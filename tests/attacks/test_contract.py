@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attacks import ATTACKS, find
-from attacks.lattice import on_grid, to_uint8
-from attacks.norms import find_norm
-from attacks.outcome import Outcome, score
-from attacks.query import Ledger
+from dxray.attacks import ATTACKS, find
+from dxray.attacks.engine.lattice import on_grid, to_uint8
+from dxray.attacks.engine.norms import find_norm
+from dxray.attacks.engine.query import Ledger
+from dxray.attacks.engine.scoring import Outcome, score
 
 Attack = Callable[..., Tensor]
 

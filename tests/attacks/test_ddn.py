@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attacks.ddn import SphereWalk, ddn
-from attacks.deepfool import deepfool
-from attacks.lattice import on_grid, to_levels
-from attacks.norms import find_norm
-from attacks.query import FLOOR, Ledger
-from attacks.slots import Room
+from dxray.attacks.ddn import SphereWalk, ddn
+from dxray.attacks.deepfool import deepfool
+from dxray.attacks.engine.batched_search import Room
+from dxray.attacks.engine.lattice import on_grid, to_levels
+from dxray.attacks.engine.norms import find_norm
+from dxray.attacks.engine.query import FLOOR, Ledger
 
 
 def shortest(weight: Tensor, gap: float, start: Tensor) -> float:

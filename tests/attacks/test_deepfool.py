@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attacks.deepfool import deepfool
-from attacks.lattice import on_grid, to_levels
-from attacks.norms import find_norm
-from attacks.query import FLOOR, Ledger
+from dxray.attacks.deepfool import deepfool
+from dxray.attacks.engine.lattice import on_grid, to_levels
+from dxray.attacks.engine.norms import find_norm
+from dxray.attacks.engine.query import FLOOR, Ledger
 
 OVERSHOOT = 0.02  # its default, which it is allowed to cost
 

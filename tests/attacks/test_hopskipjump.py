@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attacks.hopskipjump import Border, hopskipjump
-from attacks.lattice import on_grid
-from attacks.norms import find_norm
-from attacks.query import Ledger
+from dxray.attacks.engine.lattice import on_grid
+from dxray.attacks.engine.norms import find_norm
+from dxray.attacks.engine.query import Ledger
+from dxray.attacks.hopskipjump import Border, hopskipjump
 
 # What the median found L2 may be, as a multiple of the closed form's (not rounded, so a little less than the grid's).
 WITHIN = {500: 1.5, 1500: 1.2, 3000: 1.1}

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attacks.jsma import best_pair, jsma
-from attacks.lattice import to_levels
-from attacks.query import Ledger
+from dxray.attacks.engine.lattice import to_levels
+from dxray.attacks.engine.query import Ledger
+from dxray.attacks.jsma import best_pair, jsma
 
 
 class Linear(nn.Module):

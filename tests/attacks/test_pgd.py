@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 import torch
 
-from attacks.budget import find_budget
-from attacks.fgsm import fgsm
-from attacks.norms import find_norm
-from attacks.pgd import pgd
+from dxray.attacks.engine.budget import find_budget
+from dxray.attacks.engine.norms import find_norm
+from dxray.attacks.fgsm import fgsm
+from dxray.attacks.pgd import pgd
 
 
 @pytest.mark.parametrize(("norm", "eps"), [("linf", 2 / 255), ("linf", 5.9 / 255), ("l2", 0.1), ("l1", 0.4)])

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attacks.apgd import apgd
-from attacks.lattice import on_grid
-from attacks.norms import find_norm
-from attacks.query import Ledger
-from attacks.robust import AIMS, _survey, robust
-from attacks.square import square
+from dxray.attacks.apgd import apgd
+from dxray.attacks.engine.lattice import on_grid
+from dxray.attacks.engine.norms import find_norm
+from dxray.attacks.engine.query import Ledger
+from dxray.attacks.robust import AIMS, _survey, robust
+from dxray.attacks.square import square
 
 
 class Masked(nn.Module):

@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attacks.apgd import apgd
-from attacks.budget import find_budget
-from attacks.lattice import on_grid
-from attacks.masks import box
-from attacks.norms import find_norm
-from attacks.pgd import pgd
-from attacks.query import Ledger
-from attacks.square import L2Search, LinfSearch, Search, square
+from dxray.attacks.apgd import apgd
+from dxray.attacks.engine.budget import find_budget
+from dxray.attacks.engine.lattice import on_grid
+from dxray.attacks.engine.masks import box
+from dxray.attacks.engine.norms import find_norm
+from dxray.attacks.engine.query import Ledger
+from dxray.attacks.pgd import pgd
+from dxray.attacks.square import L2Search, LinfSearch, Search, square
 
 
 class Halves(nn.Module):

@@ -29,15 +29,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from attacks import find
-from attacks.dx import EFFORTS, PLANS
-from attacks.lattice import LEVELS, from_levels, to_levels, to_uint8
-from attacks.outcome import Outcome, score
-from attacks.query import FLOOR, Ledger, Query
-from attacks.slots import Ray, Room
-from models.checkpoint import load
-from models.faces import read
-from models.images import decode, encode_png
+from dxray.attacks import find
+from dxray.attacks.dx.minimal import EFFORTS, PLANS
+from dxray.attacks.engine.batched_search import Ray, Room
+from dxray.attacks.engine.lattice import LEVELS, from_levels, to_levels, to_uint8
+from dxray.attacks.engine.query import FLOOR, Ledger, Query
+from dxray.attacks.engine.scoring import Outcome, score
+from dxray.models.data.faces import read
+from dxray.models.data.images import decode, encode_png
+from dxray.models.victims.checkpoint import load
 from tests.bench import peers
 
 Attack = Callable[[nn.Module, Tensor, Tensor, Ledger], Tensor]

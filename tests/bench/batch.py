@@ -31,17 +31,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from attacks import find
-from attacks.lattice import from_levels
-from models import build
-from models.checkpoint import ModelCard, load, save
-from models.faces import Faces, read
-from models.images import encode_png
-from models.train import evaluate, fit
-from orchestrator.inputs import list_inputs
-from orchestrator.object_store import files
-from orchestrator.ray_session import KEEP_PAGES
-from orchestrator.store import read_table
+from dxray.attacks import find
+from dxray.attacks.engine.lattice import from_levels
+from dxray.models.data.faces import Faces, read
+from dxray.models.data.images import encode_png
+from dxray.models.nets import build
+from dxray.models.training.train import evaluate, fit
+from dxray.models.victims.checkpoint import ModelCard, load, save
+from dxray.orchestrator.attack.inputs import list_inputs
+from dxray.orchestrator.ray.session import KEEP_PAGES
+from dxray.orchestrator.runs.buckets import files
+from dxray.orchestrator.runs.store import read_table
 from tests.bench.turns import Turns, below, title
 
 DENSENET = {"blocks": 4, "convs": 3, "filters": 16}
@@ -98,7 +98,17 @@ def engine(net: str, faces: Faces, work: Path) -> list[subprocess.Popen[str]]:
 
 def flow(net: str, folder: Path, out: Path, *, png: bool) -> subprocess.Popen[str]:
     """A run whose first shard has just begun."""
-    command = [sys.executable, "-m", "orchestrator.cli", "attack", str(folder), "--model", net, "--out", str(out)]
+    command = [
+        sys.executable,
+        "-m",
+        "dxray.orchestrator.cli.app",
+        "attack",
+        str(folder),
+        "--model",
+        net,
+        "--out",
+        str(out),
+    ]
     command += ["--png" if png else "--no-png", "--json"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     attacking = b"ray::Attacking.attack"
@@ -194,7 +204,17 @@ def memory(options: argparse.Namespace, work: Path) -> None:
         started = time.perf_counter()
         assert sum(1 for _ in list_inputs([folder], classes=faces.classes)) == count
         listing = (time.perf_counter() - started) / count
-        command = [sys.executable, "-m", "orchestrator.cli", "attack", str(folder), "--model", net, "--out", str(out)]
+        command = [
+            sys.executable,
+            "-m",
+            "dxray.orchestrator.cli.app",
+            "attack",
+            str(folder),
+            "--model",
+            net,
+            "--out",
+            str(out),
+        ]
         command += ["--attack", "fgsm", "--eps", "0.0157", "--no-png", "--json"]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
             held = peaks(process)

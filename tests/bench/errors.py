@@ -16,9 +16,9 @@ import pyarrow.parquet as pq
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from models.checkpoint import load
-from models.faces import read
-from models.train import logits_of
+from dxray.models.data.faces import read
+from dxray.models.training.train import logits_of
+from dxray.models.victims.checkpoint import load
 
 
 def page(images: np.ndarray, captions: list[str], *, columns: int = 10, side: int = 96, text: int = 16) -> Image.Image:

@@ -16,9 +16,9 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from orchestrator.console import Console
-from orchestrator.sweep import SweepConfig, sweep
-from orchestrator.trial_table import show_table
+from dxray.orchestrator.console import Console
+from dxray.orchestrator.reports.trial_table import show_table
+from dxray.orchestrator.sweep.sweep import SweepConfig, sweep
 
 CLEAR = 0.10  # above the share of the majority
 

@@ -24,12 +24,12 @@ from typing import Any
 
 import torch
 
-from models import build
-from models.faces import Faces, read
-from models.train import evaluate, fit
-from orchestrator.console import Console
-from orchestrator.ray_session import KEEP_PAGES, connected
-from orchestrator.sweep import SweepConfig, sweep
+from dxray.models.data.faces import Faces, read
+from dxray.models.nets import build
+from dxray.models.training.train import evaluate, fit
+from dxray.orchestrator.console import Console
+from dxray.orchestrator.ray.session import KEEP_PAGES, connected
+from dxray.orchestrator.sweep.sweep import SweepConfig, sweep
 
 NET: dict[str, Any] = {"filters": 8, "convs": 2, "batch_norm": True, "dropout": 0.1}
 FACES = "synthetic:3000"

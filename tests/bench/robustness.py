@@ -28,19 +28,19 @@ import numpy as np
 import torch
 from torch import nn
 
-from attacks.fgsm import fgsm
-from attacks.lattice import from_levels
-from attacks.pgd import pgd
-from attacks.query import Query
-from attacks.robust import robust
-from defenses.adversarial_training import adversarial, collapsed, guard
-from defenses.judging import interval
-from models.checkpoint import ModelCard, save
-from models.faces import read
-from models.train import fit
-from orchestrator.console import Console
-from orchestrator.robustness import RobustnessConfig, robustness, show
-from orchestrator.round_fit import IN_EACH_BATCH, LEAST, WATCHED
+from dxray.attacks.engine.lattice import from_levels
+from dxray.attacks.engine.query import Query
+from dxray.attacks.fgsm import fgsm
+from dxray.attacks.pgd import pgd
+from dxray.attacks.robust import robust
+from dxray.defenses.adversarial_training import adversarial, collapsed, guard
+from dxray.defenses.judging import interval
+from dxray.models.data.faces import read
+from dxray.models.training.train import fit
+from dxray.models.victims.checkpoint import ModelCard, save
+from dxray.orchestrator.console import Console
+from dxray.orchestrator.hardening.round_training import IN_EACH_BATCH, LEAST, WATCHED
+from dxray.orchestrator.reports.robustness import RobustnessConfig, robustness, show
 from tests.bench import peers
 
 Labelled = tuple[np.ndarray, np.ndarray]  # uint8 images (N, C, H, W) and int64 labels (N,)

@@ -21,13 +21,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from models.checkpoint import ModelCard, save
-from models.faces import SPLITS, Faces, read
-from models.images import encode_png
-from models.train import evaluate, fit
-from orchestrator.console import Console
-from orchestrator.retrain import RetrainConfig, retrain
-from orchestrator.stop_rules import Rules
+from dxray.models.data.faces import SPLITS, Faces, read
+from dxray.models.data.images import encode_png
+from dxray.models.training.train import evaluate, fit
+from dxray.models.victims.checkpoint import ModelCard, save
+from dxray.orchestrator.console import Console
+from dxray.orchestrator.hardening.retrain import RetrainConfig, retrain
+from dxray.orchestrator.hardening.stop_rules import Rules
 
 NET: dict[str, Any] = {"blocks": 4, "convs": 3, "filters": 16, "batch_norm": True}
 PLAIN: dict[str, Any] = {"batch_size": 64, "lr": 3e-3, "strength": 0.5, "average": 0.99}

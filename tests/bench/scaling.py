@@ -37,14 +37,14 @@ import ray
 from ray import tune
 from ray.cluster_utils import Cluster
 
-from orchestrator import tuning
-from orchestrator.console import Console
-from orchestrator.crew import Crew
-from orchestrator.cutting import SECONDS, Cutting, Shard, largest_shard, most_at_once
-from orchestrator.grid import cells
-from orchestrator.ray_session import connected
-from orchestrator.search import HALVE
-from orchestrator.shards import Ended
+from dxray.orchestrator.attack.sharding import SECONDS, Cutting, Shard, largest_shard, most_at_once
+from dxray.orchestrator.attack.shards import Ended
+from dxray.orchestrator.attack.workers import Crew
+from dxray.orchestrator.console import Console
+from dxray.orchestrator.ray.session import connected
+from dxray.orchestrator.sweep import tuning
+from dxray.orchestrator.sweep.grid import cells
+from dxray.orchestrator.sweep.search import HALVE
 
 A_NODE = 16  # workers
 PIXELS = 48 * 48

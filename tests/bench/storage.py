@@ -3,7 +3,7 @@
     python -m tests.bench.storage                    # needs duckdb (dxray[dev]), and 3 GB of disk below --folder
     python -m tests.bench.storage --faces 2000 --rows 20000 --folder /mnt/data
 
-1. Faces drawn by dxray, changed ones and what changed, made PNG and read again by `models.images` and, in turn, by
+1. Faces drawn by dxray, changed ones and what changed, made PNG and read again by `dxray.models.data.images` and, in turn, by
    Pillow, which it used before.
 2. The same faces, a small change of each, and its amplified image, encoded beforehand, are written as a run does
    (parts of 256, made durable) and as one PNG file for each image with the figures in a CSV file (not made durable);
@@ -30,9 +30,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from models.faces import read
-from models.images import decode, encode_png
-from orchestrator.store import IMAGES, TRIPLE, parts, read_rows, write_json, write_part
+from dxray.models.data.faces import read
+from dxray.models.data.images import decode, encode_png
+from dxray.orchestrator.runs.store import IMAGES, TRIPLE, parts, read_rows, write_json, write_part
 
 PART = 256
 QUERY = """
@@ -131,7 +131,7 @@ def pillow_pixels(content: bytes) -> np.ndarray:
 
 
 def codecs(rows: list[dict[str, Any]], repeats: int) -> None:
-    """The time of `models.images` as a share of Pillow's."""
+    """The time of `dxray.models.data.images` as a share of Pillow's."""
     contents = [row[which] for row in rows for which in TRIPLE]
     pictures = [decode(content, size=(48, 48), channels=1) for content in contents]
     assert all(
@@ -205,7 +205,7 @@ def look_through(run: Path, repeats: int) -> None:
 COMMAND = """
 import sys
 from pathlib import Path
-from orchestrator.cli import main
+from dxray.orchestrator.cli.app import main
 code = main(sys.argv[1:])
 peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
 print(f"{int(peak.split()[1]) / 1024:,.0f} MB of memory")

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from models import build
-from models.synthetic_faces import bayes_error, draw
-from models.train import fit
+from dxray.models.data.synthetic import bayes_error, draw
+from dxray.models.nets import build
+from dxray.models.training.train import fit
 
 PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)
 

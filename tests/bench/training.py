@@ -4,7 +4,7 @@
     python -m tests.bench.training --data parquet:FACES.parquet --train-size 4000 --epochs 3 --batch-size 64 256
 
 The plain loop: torch's own layers in float32 and the default layout, a `DataLoader`, one training after the other with
-torch's default number of threads. The sweep: `orchestrator.sweep.sweep`, one CPU for each training. Both have the same
+torch's default number of threads. The sweep: `dxray.orchestrator.sweep.sweep.sweep`, one CPU for each training. Both have the same
 net and first weights, images, batch size, epochs, optimizer, schedule and label smoothing, and no augmentation; both
 end each epoch with the accuracy on the validation split. Each side runs in a process of its own, in turn, `--repeats`
 times, each time with other seeds; the ratio of each repeat is of that repeat alone, and the median is quoted. The time
@@ -32,14 +32,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from models import build
-from models.batches import augmented, to_device
-from models.faces import read
-from models.layers import Normalise
-from models.train import has_fast_bf16
-from orchestrator.console import Console
-from orchestrator.ray_session import KEEP_PAGES, connected
-from orchestrator.sweep import SweepConfig, sweep
+from dxray.models.data.batches import augmented, to_device
+from dxray.models.data.faces import read
+from dxray.models.nets import build
+from dxray.models.nets.layers import Normalise
+from dxray.models.training.train import has_fast_bf16
+from dxray.orchestrator.console import Console
+from dxray.orchestrator.ray.session import KEEP_PAGES, connected
+from dxray.orchestrator.sweep.sweep import SweepConfig, sweep
 
 TRIALS = 4
 RECIPE: dict[str, Any] = {"lr": 2e-3, "weight_decay": 0.01, "label_smoothing": 0.05}
@@ -64,7 +64,7 @@ class PlainBlock(nn.Module):
 
 
 class PlainDenseNet(nn.Module):
-    """`models.densenet.DenseNet` (4 blocks of 3 convolutions of 16 filters) in torch's own layers, with its names."""
+    """`dxray.models.nets.densenet.DenseNet` (4 blocks of 3 convolutions of 16 filters) in torch's own layers, with its names."""
 
     def __init__(self, dropout: float) -> None:
         super().__init__()

@@ -15,7 +15,7 @@ import pytest
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from orchestrator.cli import parser
+from dxray.orchestrator.cli.app import parser
 from tests.cluster.machines import ROOT
 
 CLUSTER = ROOT / "cluster"

@@ -16,8 +16,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from models.faces import Faces
-from models.images import encode_png
+from dxray.models.data.faces import Faces
+from dxray.models.data.images import encode_png
 from tests.cluster.machines import HOME, PATH, PROJECT, PUBLIC, REACHED, ROOT, SHARED, Lab, Machine, wait_until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(420)]
@@ -106,7 +106,7 @@ def submit(script: str, arguments: str) -> str:
 
 def dxray(lab: Lab, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
     """The command of the laptop's checkout, as `cd cluster && dxray WORDS`."""
-    command = f"PYTHONPATH=.. {shlex.join([sys.executable, '-m', 'orchestrator.cli', *words])}"
+    command = f"PYTHONPATH=.. {shlex.join([sys.executable, '-m', 'dxray.orchestrator.cli.app', *words])}"
     return lab.laptop.run(command, folder=PROJECT, check=check)
 
 
@@ -245,7 +245,7 @@ def test_every_face_is_attacked_once_though_a_node_dies_in_the_middle(cluster: L
 @pytest.mark.parametrize("address", ["auto", "10.77.0.2:6379", "ray://10.77.0.2:10001"])
 @pytest.mark.parametrize("token", ["RAY_AUTH_TOKEN_PATH=/none", f"RAY_AUTH_MODE=token RAY_AUTH_TOKEN={'ab' * 32}"])
 def test_without_the_token_nobody_gets_in_and_is_told_why(cluster: Lab, token: str, address: str) -> None:
-    command = f"env {token} ~/dxray/venv/bin/python -m orchestrator.cli sweep --address {address}"
+    command = f"env {token} ~/dxray/venv/bin/python -m dxray.orchestrator.cli.app sweep --address {address}"
     # Ray by itself would take 20 s to say something else; how long a busy machine takes to load Python is not asked.
     refused = cluster.head.run(f"timeout 15 {command}", folder=HOME / "dxray" / "app", check=False)
     assert refused.returncode == 1, refused.stdout + refused.stderr

@@ -11,14 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attacks.fgsm import fgsm
-from attacks.lattice import from_levels
-from attacks.pgd import pgd
-from defenses.adversarial_training import METHODS, Budget, _ascend, adversarial, against, collapsed, guard
-from models import build
-from models.batches import to_device
-from models.faces import Faces
-from models.train import Objective, fit
+from dxray.attacks.engine.lattice import from_levels
+from dxray.attacks.fgsm import fgsm
+from dxray.attacks.pgd import pgd
+from dxray.defenses.adversarial_training import METHODS, Budget, _ascend, adversarial, against, collapsed, guard
+from dxray.models.data.batches import to_device
+from dxray.models.data.faces import Faces
+from dxray.models.nets import build
+from dxray.models.training.train import Objective, fit
 
 EPS = 12 / 255
 CPU = torch.device("cpu")

@@ -9,18 +9,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attacks.lattice import from_levels
-from attacks.pgd import pgd
-from defenses import DEFENSES, TAUGHT, defended, parse, text_of
-from defenses.denoising_autoencoder import Denoised, gaussian, reconstruction
-from defenses.front import InFront
-from defenses.jumprelu import JumpReLU
-from defenses.victim import behind, load_victim, restore
-from models import MODELS, build
-from models.batches import to_device
-from models.checkpoint import CARD, CheckpointError, ModelCard, load, read, save
-from models.faces import Faces
-from models.train import evaluate, fit, logits_of
+from dxray.attacks.engine.lattice import from_levels
+from dxray.attacks.pgd import pgd
+from dxray.defenses import DEFENSES, TAUGHT, defended, parse, text_of
+from dxray.defenses.denoising_autoencoder import Denoised, gaussian, reconstruction
+from dxray.defenses.front import InFront
+from dxray.defenses.jumprelu import JumpReLU
+from dxray.defenses.victim import behind, load_victim, restore
+from dxray.models.data.batches import to_device
+from dxray.models.data.faces import Faces
+from dxray.models.nets import MODELS, build
+from dxray.models.training.train import evaluate, fit, logits_of
+from dxray.models.victims.checkpoint import CARD, CheckpointError, ModelCard, load, read, save
 
 # Those under which a defence does nothing to an 8-bit image.
 IDENTITY: dict[str, dict[str, Any]] = {"jumprelu": {"kappa": 0.0}, "bit_depth": {"bits": 8}}

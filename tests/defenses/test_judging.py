@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from defenses import defended
-from defenses.adversarial_training import adversarial
-from defenses.judging import Expected, judged
-from models import build
-from models.faces import Faces
-from models.train import fit
+from dxray.defenses import defended
+from dxray.defenses.adversarial_training import adversarial
+from dxray.defenses.judging import Expected, judged
+from dxray.models.data.faces import Faces
+from dxray.models.nets import build
+from dxray.models.training.train import fit
 
 EPS = 16 / 255
 FEW: dict[str, Any] = {"budgets": [("linf", EPS)], "steps": 8, "queries": 60, "draws": 3}

@@ -11,8 +11,8 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-from orchestrator import object_store
-from orchestrator.object_store import ObjectPath, Place
+from dxray.orchestrator.runs import buckets
+from dxray.orchestrator.runs.buckets import ObjectPath, Place
 from tests.cluster.machines import wait_until
 
 KEYS = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_EC2_METADATA_DISABLED": "true"}
@@ -37,14 +37,14 @@ def serving() -> Iterator[str]:
     ):
         for name, value in (KEYS | {"AWS_ENDPOINT_URL": address, "AWS_DEFAULT_REGION": "us-east-1"}).items():
             patch.setenv(name, value)
-        object_store._store.cache_clear()
+        buckets._store.cache_clear()
         try:
             wait_until(lambda: answers(address), 60)
             ask_amazon("s3", "create_bucket", Bucket="lab")
             yield address
         finally:
             moto.kill()
-            object_store._store.cache_clear()
+            buckets._store.cache_clear()
 
 
 @contextmanager
@@ -84,7 +84,7 @@ def user(name: str, allowed: dict[str, Any]) -> dict[str, str]:
 
 def written(place: Place) -> Any:
     """When a file, or object, was last written."""
-    system, path = object_store.in_arrow(place)
+    system, path = buckets.in_arrow(place)
     return system.get_file_info(path).mtime_ns
 
 

@@ -9,14 +9,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from models.faces import Faces
-from models.images import encode_png
-from orchestrator import lease
-from orchestrator.cli import main
-from orchestrator.console import Console
-from orchestrator.grid import Grid, cells
-from orchestrator.store import TRIPLE, write_json, write_part
-from orchestrator.trials import pending_row, trial_row
+from dxray.models.data.faces import Faces
+from dxray.models.data.images import encode_png
+from dxray.orchestrator.cli.app import main
+from dxray.orchestrator.console import Console
+from dxray.orchestrator.runs import leases
+from dxray.orchestrator.runs.store import TRIPLE, write_json, write_part
+from dxray.orchestrator.sweep.grid import Grid, cells
+from dxray.orchestrator.sweep.tables import pending_row, trial_row
 from tests.orchestrator.amazon import SHORT, serving
 
 Row = dict[str, Any]
@@ -45,7 +45,7 @@ def bucket() -> Iterator[str]:
 @pytest.fixture
 def short_lease(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, seconds in zip(("BEAT", "LEASE", "SETTLE"), json.loads(SHORT), strict=True):
-        monkeypatch.setattr(lease, name, seconds)
+        monkeypatch.setattr(leases, name, seconds)
 
 
 @pytest.fixture(scope="session")
@@ -62,7 +62,7 @@ def many(tmp_path_factory: pytest.TempPathFactory, faces: Faces) -> Path:
 @pytest.fixture(scope="session")
 def two_nets(tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> tuple[dict[str, Any], Path]:
     """What is asked of a sweep of two nets, long enough to lose a node in it, and its folder when none is lost."""
-    from orchestrator.sweep import SweepConfig, sweep  # it loads Ray Tune, which takes seconds
+    from dxray.orchestrator.sweep.sweep import SweepConfig, sweep  # it loads Ray Tune, which takes seconds
 
     grid = {"net": ["convnet"], "convs": [1], "filters": [2], "epochs": [12], "dropout": [0.0], "seed": [0, 1]}
     asked: dict[str, Any] = {"data": "synthetic:600", "grid": grid, "cpus_per_trial": 1, "memory_limit": 2}
@@ -81,7 +81,9 @@ def one_round(
     asked += ["--attack-faces", "40", "--held-out", "20"]
     out = tmp_path_factory.mktemp("one round") / "whole"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("orchestrator.retrain.largest_node", lambda: 1)  # threads: several add up in another order
+        patch.setattr(
+            "dxray.orchestrator.hardening.retrain.largest_node", lambda: 1
+        )  # threads: several add up in another order
         assert main(["retrain", *asked, "--model", str(trained), "--out", str(out)]) == 0
     return asked, out
 

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from orchestrator.progress import Board
+from dxray.orchestrator.progress import Board
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     """Moves the board's clock on."""
     now = [100.0]
-    monkeypatch.setattr("orchestrator.progress.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("dxray.orchestrator.progress.time.monotonic", lambda: now[0])
 
     def move(seconds: float) -> None:
         now[0] += seconds

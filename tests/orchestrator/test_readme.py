@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.compact import compact
-from orchestrator.console import Console
-from orchestrator.store import read_rows
+from dxray.orchestrator.console import Console
+from dxray.orchestrator.runs.compact import compact
+from dxray.orchestrator.runs.store import read_rows
 
 README = (Path(__file__).resolve().parents[2] / "README.md").read_text()
 READERS = {

@@ -17,12 +17,14 @@ import torch
 from rays import own_ray, two_nodes  # type: ignore[import-not-found]  # beside this script
 from torch import Tensor, nn
 
-from attacks import ATTACKS, STREAMS
-from attacks.dx import dx
-from attacks.fgsm import fgsm
-from attacks.query import Query
-from attacks.slots import Search
-from orchestrator import cli, crew, cutting, lease
+from dxray.attacks import ATTACKS, STREAMS
+from dxray.attacks.dx.minimal import dx
+from dxray.attacks.engine.batched_search import Search
+from dxray.attacks.engine.query import Query
+from dxray.attacks.fgsm import fgsm
+from dxray.orchestrator.attack import sharding, workers
+from dxray.orchestrator.cli import app
+from dxray.orchestrator.runs import leases
 
 MARK = 201
 
@@ -73,18 +75,18 @@ def do(inputs: Tensor) -> None:
 def register() -> None:
     """In the driver and in every worker."""
     ATTACKS["planted"], ATTACKS["planted_stream"], STREAMS["planted_stream"] = planted, planted_alone, planted_stream
-    cutting.FIRST = cutting.MOST = int(os.environ.get("SHARD", cutting.FIRST))
+    sharding.FIRST = sharding.MOST = int(os.environ.get("SHARD", sharding.FIRST))
     if "LEASE" in os.environ:
-        lease.BEAT, lease.LEASE, lease.SETTLE = json.loads(os.environ["LEASE"])
+        leases.BEAT, leases.LEASE, leases.SETTLE = json.loads(os.environ["LEASE"])
 
 
 def lose_a_node(words: list[str]) -> int:
     """On two nodes of one CPU each, the second of which dies after the third shard."""
     ended: Counter[str] = Counter()
     with two_nodes("planted_attack.register") as (cluster, lost):
-        work_off = crew.Crew.work_off
+        work_off = workers.Crew.work_off
 
-        def killing(self: crew.Crew, take: Any) -> Any:
+        def killing(self: workers.Crew, take: Any) -> Any:
             for number, rows in enumerate(work_off(self, take)):
                 ended.update(rows)
                 if number == 2:
@@ -92,8 +94,8 @@ def lose_a_node(words: list[str]) -> int:
                     print("killed after", ended.total(), file=sys.stderr, flush=True)
                 yield rows
 
-        crew.Crew.work_off = killing  # type: ignore[method-assign]
-        return cli.main(words)
+        workers.Crew.work_off = killing  # type: ignore[method-assign]
+        return app.main(words)
 
 
 if __name__ == "__main__":
@@ -102,7 +104,7 @@ if __name__ == "__main__":
         sys.exit(lose_a_node(sys.argv[1:]))
     if "SECOND_NODE" in os.environ:
         with two_nodes("planted_attack.register", env_vars=json.loads(os.environ["SECOND_NODE"])):
-            sys.exit(cli.main(sys.argv[1:]))
+            sys.exit(app.main(sys.argv[1:]))
     with own_ray("planted_attack.register", address="local", **json.loads(os.environ.get("RAY", "{}"))):
-        code = cli.main(sys.argv[1:])
+        code = app.main(sys.argv[1:])
     sys.exit(code)

@@ -12,15 +12,15 @@ from rays import own_ray, two_nodes  # type: ignore[import-not-found]  # beside 
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
-import orchestrator.tuning
-from models import MODELS
-from models.convnet import ConvNet
-from orchestrator.arguments import place
-from orchestrator.console import Console
-from orchestrator.guard import run_cell
-from orchestrator.object_store import Place
-from orchestrator.progress import Board
-from orchestrator.sweep import SweepConfig, sweep
+import dxray.orchestrator.sweep.tuning
+from dxray.models.nets import MODELS
+from dxray.models.nets.convnet import ConvNet
+from dxray.orchestrator.console import Console
+from dxray.orchestrator.progress import Board
+from dxray.orchestrator.runs.buckets import Place
+from dxray.orchestrator.runs.places import place
+from dxray.orchestrator.sweep.sweep import SweepConfig, sweep
+from dxray.orchestrator.sweep.trial_process import run_cell
 
 
 def planted(act: Callable[[], Any]) -> type[ConvNet]:
@@ -57,7 +57,7 @@ def register() -> None:
         meeting=planted(meet),
     )
     if "SPY" in os.environ:
-        orchestrator.tuning.run_cell = spied(run_cell)  # type: ignore[attr-defined]  # where trials look for it
+        dxray.orchestrator.sweep.tuning.run_cell = spied(run_cell)  # type: ignore[attr-defined]  # where trials look for it
 
 
 def spied(train: Callable[..., Any]) -> Callable[..., Any]:

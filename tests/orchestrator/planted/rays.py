@@ -12,7 +12,7 @@ from typing import Any
 import ray
 from ray.cluster_utils import Cluster
 
-from orchestrator.ray_session import connected
+from dxray.orchestrator.ray.session import connected
 
 # A dead node is known after a second instead of fifteen.
 FAST_HEALTH_CHECKS = {"initial_delay_ms": 0, "period_ms": 500, "timeout_ms": 500, "failure_threshold": 2}

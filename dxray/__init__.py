@@ -1,0 +1,1 @@
+"""dxray: find, save and check the small change that fools a face classifier."""

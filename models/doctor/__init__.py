@@ -1,0 +1,1 @@
+"""What is wrong with a training or its data: the evidence, and the findings that follow from it."""

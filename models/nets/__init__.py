@@ -1,0 +1,32 @@
+"""Architectures: one file a net, which takes images float32 (N, C, H, W) in [0, 1] and returns logits (N, classes).
+
+A new net is one file and one line in `MODELS`; it knows nothing of data, training or files.
+"""
+
+from typing import Any
+
+from torch import nn
+
+from dxray.models.nets.convnet import ConvNet
+from dxray.models.nets.densenet import DenseNet
+from dxray.models.nets.resnet import ResNet
+
+MODELS: dict[str, type[nn.Module]] = {
+    "convnet": ConvNet,
+    "densenet": DenseNet,
+    "resnet": ResNet,
+}
+
+
+def build(net: str, **parameters: Any) -> nn.Module:
+    """The net of that name, with freshly drawn weights (`torch.manual_seed` decides which).
+
+    Raises:
+        ValueError: no net has that name, or it has no such parameter.
+    """
+    if net not in MODELS:
+        raise ValueError(f"no net is called '{net}'; known are: {', '.join(MODELS)}")
+    try:
+        return MODELS[net](**parameters)
+    except TypeError as wrong:
+        raise ValueError(f"{net}: {str(wrong).removeprefix(MODELS[net].__name__ + '.__init__() ')}") from None

@@ -1,0 +1,203 @@
+"""Images in the rows of a table: `parquet:FILE_OR_FOLDER` and `hf:NAME[:SPLIT]`, listed without them, read by row."""
+
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from dxray.models.data.images import one_line
+from dxray.models.data.reading import FacesError
+from dxray.orchestrator.errors import UserError
+from dxray.orchestrator.runs.places import place
+from dxray.orchestrator.runs.rows import CONFIG, runs_below
+from dxray.orchestrator.runs.store import open_table
+
+_IMAGE, _NAME, _LABELS = "image", "name", ("gender", "label")
+_BATCH = 4096  # rows at a time
+
+Row = tuple[str, str, int, Any]  # name, table, number within the table, value of the column of labels
+
+
+def parquet_rows(place: str) -> Iterator[Row]:
+    """The rows of a Parquet file, or of all below a folder that no run wrote.
+
+    Their names are those of a column `name`, if they differ; else they are called by their file and their number in it,
+    whatever files come to lie beside it.
+
+    Raises:
+        UserError: there is no such file, it is no Parquet, or it has no column `image`.
+    """
+    files = _parquet_files(place)
+    called = _all_differ(files)
+    for file in files:
+        above = "" if file == place else f"{file[len(place.rstrip('/')) :].lstrip('/').removesuffix('.parquet')}/"
+        with _open(file) as parquet:
+            columns = parquet.schema_arrow.names
+            label = next((name for name in _LABELS if name in columns), None)
+            wanted = [name for name in (_NAME if called else None, label) if name]
+            row = 0
+            for batch in parquet.iter_batches(batch_size=_BATCH, columns=wanted) if wanted else []:
+                names = batch.column(_NAME).cast(pa.string()).to_pylist() if called else None
+                said = batch.column(label).to_pylist() if label else None
+                for i in range(batch.num_rows):
+                    yield names[i] if names else above + _numbered(row), f"parquet:{file}", row, said and said[i]
+                    row += 1
+            if not wanted:
+                for row in range(parquet.metadata.num_rows):
+                    yield above + _numbered(row), f"parquet:{file}", row, None
+
+
+def hugging_face_rows(place: str) -> Iterator[Row]:
+    """The rows of a Hugging Face data set, by split; class names where its labels have them.
+
+    Raises:
+        UserError: it cannot be loaded, or has no column of images.
+    """
+    for split, part in _splits(place).items():
+        _image_column(place, part)
+        label = next((name for name in _LABELS if name in part.features), None)
+        names = getattr(part.features.get(label), "names", None)
+        table = f"hf:{place}" if split is None or place.endswith(f":{split}") else f"hf:{place}:{split}"
+        values = part.select_columns([label]).with_format("arrow") if label else None
+        for start in range(0, len(part), _BATCH):
+            said = values[start : start + _BATCH].column(0).to_pylist() if values else None
+            for i in range(min(_BATCH, len(part) - start)):
+                value = said[i] if said else None
+                if names and value is not None:
+                    value = names[value] if 0 <= value < len(names) else None
+                yield _numbered(start + i, split or "row"), table, start + i, value
+
+
+def read_cells(table: str, rows: Sequence[int]) -> list[bytes | Path | None]:
+    """What the rows of a table hold, as it is listed: an encoded image, raw grey pixels, a file, or nothing."""
+    kind, _, place = table.partition(":")
+    return _hugging_face_cells(place, rows) if kind == "hf" else _parquet_cells(place, rows)
+
+
+def _parquet_cells(file: str, rows: Sequence[int]) -> list[bytes | Path | None]:
+    found: dict[int, bytes | Path | None] = {}
+    with _open(file) as parquet:
+        start = 0
+        for group in range(parquet.num_row_groups):
+            size = parquet.metadata.row_group(group).num_rows
+            here = [row for row in rows if start <= row < start + size]
+            at = start
+            for batch in parquet.iter_batches(batch_size=256, row_groups=[group], columns=[_IMAGE]) if here else []:
+                inside = [row for row in here if at <= row < at + batch.num_rows]
+                taken = batch.column(0).take(pa.array([row - at for row in inside], pa.int64()))
+                found |= zip(inside, _cells(taken, Path(file).parent), strict=True)
+                at += batch.num_rows
+            start += size
+    return [found.get(row) for row in rows]
+
+
+def _hugging_face_cells(place: str, rows: Sequence[int]) -> list[bytes | Path | None]:
+    (part,) = _splits(place).values()
+    column = part.select_columns([_image_column(place, part)]).with_format("arrow")
+    return _cells(column[list(rows)].column(0).combine_chunks(), Path())
+
+
+def _cells(column: pa.Array, root: Path) -> list[bytes | Path | None]:
+    """Bytes; or where these are missing the file that a path names, a relative one from `root`."""
+    if not pa.types.is_struct(column.type):
+        return column.cast(pa.large_binary()).to_pylist()
+    return [
+        None
+        if cell is None
+        else cell["bytes"]
+        if cell.get("bytes") is not None
+        else root / cell["path"]
+        if cell.get("path")
+        else None
+        for cell in column.to_pylist()
+    ]
+
+
+def _parquet_files(text: str) -> list[str]:
+    path = place(text)
+    try:
+        runs = runs_below(str(path), map(str, path.rglob(CONFIG)))
+        found = sorted(file for file in map(str, path.rglob("*.parquet")) if not file.startswith(runs))
+        found = found or ([text] if path.is_file() else [])
+        there = path.exists()
+    except OSError as wrong:
+        raise UserError(
+            f"parquet:{text} cannot be read ({wrong.strerror}); check its name and your right to it"
+        ) from None
+    if not found:
+        lacks = "holds no file that ends in .parquet" if there else "does not exist"
+        raise UserError(f"parquet:{text} {lacks}; expected a Parquet file or a folder of them")
+    return found
+
+
+def _open(file: str) -> pq.ParquetFile:
+    try:
+        parquet = open_table(place(file))
+    except (pa.ArrowException, OSError) as wrong:
+        said = one_line(wrong, 200)
+        raise UserError(f"parquet:{file} is not a Parquet file that can be read ({said}); write it again") from None
+    if _IMAGE not in parquet.schema_arrow.names:
+        columns = ", ".join(parquet.schema_arrow.names)
+        raise UserError(f"parquet:{file} has no column '{_IMAGE}', only {columns}; rename the column of images")
+    kind = parquet.schema_arrow.field(_IMAGE).type
+    if not _holds_images(kind):
+        raise UserError(
+            f"parquet:{file} has a column '{_IMAGE}' of {kind}; expected binary (an encoded image, or the grey pixels "
+            f"of a square, row by row), or structs with the fields bytes and path"
+        )
+    return parquet
+
+
+def _holds_images(kind: pa.DataType) -> bool:
+    """Whether `_cells` can read a column of this type."""
+    if pa.types.is_struct(kind):
+        return kind.get_field_index("bytes") >= 0
+    try:
+        pa.nulls(1, kind).cast(pa.large_binary())
+    except pa.ArrowNotImplementedError:
+        return False
+    return True
+
+
+def _all_differ(files: Sequence[str]) -> bool:
+    """Whether all rows have a name, and no two the same."""
+    names = []
+    for file in files:
+        with _open(file) as parquet:
+            if _NAME not in parquet.schema_arrow.names:
+                return False
+            names.append(parquet.read(columns=[_NAME]).column(0).cast(pa.string()))
+    column = pa.chunked_array([chunk for name in names for chunk in name.chunks], pa.string())
+    return column.null_count == 0 and pc.count_distinct(column).as_py() == len(column)
+
+
+def _numbered(row: int, what: str = "row") -> str:
+    return f"{what}/{row:09d}"
+
+
+@lru_cache(maxsize=4)  # a worker reads many shards of one data set
+def _splits(place: str) -> dict[str | None, Any]:
+    try:
+        import datasets
+    except ImportError:
+        raise UserError("hf: needs the package datasets, which is missing: pip install 'dxray[hf]'") from None
+    from dxray.models.data.tables import hf_parts
+
+    try:
+        return hf_parts(datasets, place)[0]
+    except FacesError as wrong:
+        raise UserError(str(wrong)) from None
+
+
+def _image_column(place: str, part: Any) -> str:
+    import datasets
+
+    images = [name for name, feature in part.features.items() if isinstance(feature, datasets.Image)]
+    if not images:
+        columns = ", ".join(part.features)
+        raise UserError(f"hf:{place} has no column of type Image, only {columns}; cast one with cast_column")
+    return _IMAGE if _IMAGE in images else images[0]

@@ -1,0 +1,332 @@
+"""Which images an attack works on: places to a stream of inputs, each under a name of its own, some with a label.
+
+The order is that of the places given, within a folder first its images and then its subfolders, each by name. It
+follows from the names alone, and only one folder's names are in memory at a time. Folders in which attacks wrote their
+results (they hold an `attack.json`) are left out: a run may lie below its own inputs.
+"""
+
+import glob
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, islice, pairwise, takewhile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.fs
+
+from dxray.models.data.class_names import class_index, label_of_utkface
+from dxray.models.data.images import IMAGE_SUFFIXES, one_line
+from dxray.orchestrator.attack.image_tables import hugging_face_rows, parquet_rows
+from dxray.orchestrator.errors import UserError
+from dxray.orchestrator.runs.buckets import open_uri
+from dxray.orchestrator.runs.rows import CONFIG, runs_below
+
+LABELS = ("auto", "utkface", "folder", "none")
+SIZE = 4096  # names at a time as Python objects, which take several times the room of Arrow's
+
+
+class Input(NamedTuple):
+    """One image.
+
+    name: what its row is called, unique in the run.
+    path: an absolute path as the bytes that the file system knows, or a URI, or a table: `parquet:FILE`, `hf:NAME`.
+    row: where it is in the table; None for a file.
+    triple: the name, safe in the names of files.
+    label: its class, or None where that is not known.
+    """
+
+    name: str
+    path: bytes
+    row: int | None
+    triple: str
+    label: int | None
+
+
+def list_inputs(places: Sequence[str | Path], *, classes: Sequence[str], labels: str = "auto") -> Iterator[Input]:
+    """Every image of the places, without opening any.
+
+    Args:
+        places: files and folders; patterns with `*`, `?` or `[`; URIs (`s3://`, `gs://`) of files or folders;
+            `list:FILE`, a text file with a path on each line; `parquet:FILE_OR_FOLDER` and `hf:NAME[:SPLIT]`, tables
+            with a column of images. A file named by itself is taken whatever it is; in folders the ending decides, and
+            those of runs are left out. A run's folder, or one in it, is taken where it is named itself.
+        classes: the net's classes; a face in a folder called like one of them has that label.
+        labels: "utkface" (from the file name), "folder" (from the folder's name), "none", or "auto": the file name
+            where it has the form of UTKFace's, else the folder's name where that is a class, else none; of a table
+            its column `gender` or `label`.
+
+    Raises:
+        UserError: a place does not exist or cannot be listed, holds no image, or none was given.
+    """
+    if not places:
+        raise UserError("no image was given; name one or more files or folders")
+    given = list(dict.fromkeys(map(absolute, places)))
+    files = [place for place in given if _kind(place) == "file"]
+    prefixes = _prefixes([place for place in given if place not in files], alone=len(given) == 1)
+    for place, prefix in prefixes.items():
+        for name, path, row, triple, said in _some(place, _LISTERS[_kind(place)](place, prefix)):
+            yield Input(name, path, row, triple, _label(name, path, row, said, classes, labels))
+    often = Counter(Path(place).name for place in files)
+    called = ((_text(Path(p).name if often[Path(p).name] == 1 else p), os.fsencode(p)) for p in files)
+    for name, path, row, triple, said in _distinct(called):
+        yield Input(name, path, row, triple, _label(name, path, row, said, classes, labels))
+
+
+def absolute(place: str | Path) -> str:
+    """The place as it is understood from any folder."""
+    kind, colon, rest = str(place).partition(":")
+    if kind == "file" and rest.startswith("//"):
+        return str(Path(rest[2:]))
+    if colon and (kind == "hf" or rest.startswith("//") or (kind == "parquet" and "://" in rest)):
+        return str(place)
+    if colon and kind in ("list", "parquet"):
+        return f"{kind}:{Path(rest).expanduser().absolute()}"
+    return str(Path(place).expanduser().absolute())
+
+
+# Name, path, row, triple, and what a table says of the label.
+_Found = tuple[str, bytes, int | None, str, Any]
+
+
+def _kind(place: str) -> str:
+    if not place.startswith(os.sep):
+        kind = place.partition(":")[0]
+        return kind if kind in _LISTERS else "uri"
+    if Path(place).is_dir():
+        return "folder"
+    if os.path.lexists(place):
+        return "file"
+    return "pattern"
+
+
+def _prefixes(places: Sequence[str], *, alone: bool) -> dict[str, str]:
+    """What the names of each place begin with: nothing where one is given, else what it is called."""
+    if alone:
+        return dict.fromkeys(places, "")
+    called = {place: (_root(place) if _kind(place) == "pattern" else Path(place)).name for place in places}
+    often = Counter(called.values())
+    return {place: f"{_text(name if often[name] == 1 else place).strip('/')}/" for place, name in called.items()}
+
+
+def _some(place: str, found: Iterator[_Found]) -> Iterator[_Found]:
+    """The same; UserError where there is nothing."""
+    first = next(found, None)
+    if first is None:
+        raise UserError(f"{_nothing(place)}; give images, or a folder of them")
+    yield first
+    yield from found
+
+
+def _nothing(place: str) -> str:
+    kind = _kind(place)
+    if kind == "folder":
+        files = Counter(_ending(name).lower() in IMAGE_SUFFIXES for _, _, names in os.walk(place) for name in names)
+        held = f"{files[False]:,} files of which none ends in" if files else "nothing; expected files that end in"
+        if files[True]:
+            held = "no images but those that runs wrote; expected files that end in"
+        return f"folder '{place}' holds {held} {', '.join(sorted(IMAGE_SUFFIXES))}"
+    if kind == "pattern":
+        signs = any(sign in place for sign in "*?[")
+        return f"'{place}' {'matches no file' if signs else 'does not exist'}"
+    return f"'{place}' holds no image"
+
+
+def _folder(place: str, prefix: str) -> Iterator[_Found]:
+    return chain.from_iterable(_distinct(images) for images in _images_of_folders(Path(place), prefix, ()))
+
+
+def _images_of_folders(folder: Path, prefix: str, above: tuple[Any, ...]) -> Iterator[Iterable[tuple[str, bytes]]]:
+    """The images of a folder, then those of each folder below it. A link back to a folder `above` ends there."""
+    here = folder.stat()
+    if (here.st_dev, here.st_ino) in above or (above and _is_run(folder)):
+        return
+    below: list[str] = []
+    try:
+        with os.scandir(folder) as entries:
+            yield _images_of(entries, prefix, below)
+    except OSError as wrong:
+        if not above:
+            raise UserError(f"folder '{folder}' cannot be listed ({wrong.strerror}); check its permissions") from None
+        yield [(prefix.rstrip("/"), os.fsencode(folder))]  # its row will say so
+    for name in sorted(below):
+        yield from _images_of_folders(folder / name, f"{prefix}{_text(name)}/", (*above, (here.st_dev, here.st_ino)))
+
+
+def _images_of(entries: Iterable[os.DirEntry[str]], prefix: str, below: list[str]) -> Iterator[tuple[str, bytes]]:
+    for entry in entries:
+        if _is_folder(entry):
+            below.append(entry.name)
+        # A folder called like an image is a row too, which says that it is none.
+        if _ending(entry.name).lower() in IMAGE_SUFFIXES:
+            yield f"{prefix}{_text(entry.name)}", os.fsencode(entry.path)
+
+
+def _is_run(folder: Path) -> bool:
+    return os.path.lexists(folder / CONFIG)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def _pattern(place: str, prefix: str) -> Iterator[_Found]:
+    """The matches; of a folder among them its images."""
+    root = _root(place)
+    spelled = len([*takewhile(lambda part: part != "**", Path(place).parts)])  # levels; those below may be any
+
+    def matches() -> Iterator[tuple[str, bytes]]:
+        for match in glob.iglob(place, recursive=True):  # noqa: PTH207  # Path.glob holds all of them
+            path = Path(match)
+            name = f"{prefix}{_text(path.relative_to(root))}"
+            if any(map(_is_run, (path, *path.parents[: max(0, len(path.parts) - spelled - 1)]))):
+                continue
+            if path.is_dir():
+                yield from chain.from_iterable(_images_of_folders(path, f"{name}/", ()))
+            else:
+                yield name, os.fsencode(path)
+
+    return _distinct(matches())
+
+
+def _root(pattern: str) -> Path:
+    """The folder of which all that matches is a part."""
+    return Path(*takewhile(lambda part: not any(sign in part for sign in "*?["), Path(pattern).parts[:-1]))
+
+
+def _list(place: str, prefix: str) -> Iterator[_Found]:
+    """The paths on the lines of a text file; relative ones begin at its folder."""
+    file = Path(place.partition(":")[2])
+    try:
+        lines = file.read_bytes().splitlines()
+    except OSError as wrong:
+        raise UserError(f"list:{file} cannot be read ({wrong.strerror}); expected a text file of paths") from None
+    named = ((_text(os.fsdecode(line)), line) for line in map(bytes.strip, lines) if line)
+    return _distinct((prefix + name.lstrip("/"), _from(file.parent, line)) for name, line in named)
+
+
+def _from(folder: Path, path: bytes) -> bytes:
+    return path if b"://" in path else os.fsencode(folder / Path(os.fsdecode(path)).expanduser())
+
+
+def _uri(place: str, prefix: str) -> Iterator[_Found]:
+    """What lies below a URI; a bucket tells all of it at once."""
+    system, root = open_uri(place)
+    try:
+        found = system.get_file_info(pyarrow.fs.FileSelector(root, recursive=True))
+    except FileNotFoundError:
+        found = []
+    except NotADirectoryError:
+        found = [system.get_file_info(root)]
+    except OSError as wrong:
+        raise UserError(
+            f"'{place}' cannot be listed ({one_line(wrong, 200)}); check its name and your right to it"
+        ) from None
+    above = place.rstrip("/")[: -len(root)]
+    runs = runs_below(root.rstrip("/"), (info.path for info in found if info.base_name == CONFIG))
+    return _distinct(
+        (f"{prefix}{info.path[len(root) :].lstrip('/') or info.base_name}", f"{above}{info.path}".encode())
+        for info in found
+        if info.type == pyarrow.fs.FileType.File
+        and _ending(info.path).lower() in IMAGE_SUFFIXES
+        and not info.path.startswith(runs)
+    )
+
+
+def _parquet(place: str, prefix: str) -> Iterator[_Found]:
+    return _table(prefix, parquet_rows(place.partition(":")[2]))
+
+
+def _hugging_face(place: str, prefix: str) -> Iterator[_Found]:
+    return _table(prefix, hugging_face_rows(place.partition(":")[2]))
+
+
+def _table(prefix: str, rows: Iterator[tuple[str, str, int, Any]]) -> Iterator[_Found]:
+    for name, table, row, said in rows:
+        # Names of a table are not sorted, so that none can be told apart from its neighbours.
+        safe = _triple(name)
+        triple = safe if safe == name else told_apart(safe, name)
+        yield f"{prefix}{name}", table.encode(), row, f"{prefix}{triple}", said
+
+
+_LISTERS: dict[str, Callable[[str, str], Iterator[_Found]]] = {
+    "folder": _folder,
+    "pattern": _pattern,
+    "list": _list,
+    "uri": _uri,
+    "parquet": _parquet,
+    "hf": _hugging_face,
+}
+
+
+def _distinct(found: Iterable[tuple[str, bytes]]) -> Iterator[_Found]:
+    """Names and paths sorted, each name once, with triples; inputs that would share one are told apart by a hash."""
+    table = _in_arrow(found).sort_by([("triple", "ascending"), ("name", "ascending")])
+
+    def rows() -> Iterator[tuple[str, bytes, str]]:
+        before = None
+        for batch in table.to_batches(max_chunksize=SIZE):
+            for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+                if row[0] != before:
+                    yield row
+                before = row[0]
+
+    end: tuple[str | None, bytes, str | None] = (None, b"", None)
+    before: str | None = None
+    for (name, path, triple), (_, _, after) in pairwise(chain(rows(), [end])):
+        assert name is not None
+        assert triple is not None
+        yield name, path, None, triple if triple not in (before, after) else told_apart(triple, name), None
+        before = triple
+
+
+def _in_arrow(found: Iterable[tuple[str, bytes]]) -> pa.Table:
+    schema = pa.schema([("name", pa.string()), ("path", pa.binary()), ("triple", pa.string())])
+    batches, rest = [], iter(found)
+    while some := [(name, path, _triple(name)) for name, path in islice(rest, SIZE)]:
+        batches.append(pa.record_batch([*map(list, zip(*some, strict=True))], schema=schema))
+    return pa.Table.from_batches(batches, schema)
+
+
+def _triple(name: str) -> str:
+    """Where the triple goes: `sub/face.jpg` -> `sub/face`; a path that leads up or from the root ends up below too."""
+    stem = name.removesuffix(_ending(name)).lstrip("/")
+    if stem.isprintable() and "\\" not in stem and ".." not in stem:
+        return stem
+    safe = "".join(c if c.isprintable() and c != "\\" else "_" for c in stem)
+    return "/".join("_" if part == ".." else part for part in safe.split("/"))
+
+
+def _ending(name: str) -> str:
+    """As `Path.suffix`, which takes ten times as long."""
+    start, _, end = name.rpartition(".")
+    return f".{end}" if end and "/" not in end and start and not start.endswith("/") else ""
+
+
+def told_apart(triple: str, name: str) -> str:
+    """The triple of an input that would share it with another."""
+    return f"{triple}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+def _text(path: str | Path) -> str:
+    """Bytes that are no UTF-8 become backslash escapes: Arrow strings are UTF-8."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def _label(name: str, path: bytes, row: int | None, said: Any, classes: Sequence[str], labels: str) -> int | None:
+    label = None
+    above, _, file = (name if row is not None else os.fsdecode(path)).rpartition("/")
+    folder = above.rpartition("/")[2]
+    if said is not None and labels == "auto":
+        label = class_index(str(said), tuple(classes))
+    if label is None and labels in ("auto", "utkface"):
+        label = label_of_utkface(file)
+    if label is None and labels in ("auto", "folder"):
+        # A folder called "0" or "1" is more often a batch than a class.
+        label = None if folder.isdigit() else class_index(folder, tuple(classes))
+    return label if label is not None and label < len(classes) else None

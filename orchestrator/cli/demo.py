@@ -1,0 +1,81 @@
+"""`dxray demo`: the whole story in a few minutes, on drawn faces: sweep, attack a folder, verify, one picture."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from dxray.models.data.faces import Faces, read
+from dxray.models.data.images import encode_png
+from dxray.orchestrator.attack.attack import AttackConfig, attack
+from dxray.orchestrator.console import Console
+from dxray.orchestrator.errors import UserError
+from dxray.orchestrator.ray.session import connected
+from dxray.orchestrator.reports.attack_report import show_attack, show_verified
+from dxray.orchestrator.reports.show import show
+from dxray.orchestrator.reports.trial_table import show_table
+from dxray.orchestrator.reports.verify import verify
+from dxray.orchestrator.runs.store import writable_folder, write_image
+from dxray.orchestrator.sweep.sweep import SweepConfig, sweep
+
+FACES = 6_000
+ATTACKED = 64
+GRID: dict[str, list[Any]] = {"net": ["densenet", "convnet"], "filters": [8, 16], "epochs": [5], "batch_norm": [True]}
+
+
+def demo(out: Path, console: Console, *, seed: int = 0, address: str | None = None) -> dict[str, Any]:
+    """Run it all in `out`; returns what each step returned.
+
+    Raises:
+        UserError: `out` is not empty or cannot be written to.
+    """
+    out = writable_folder(out, "the demo's results")
+    if any(out.iterdir()):
+        raise UserError(f"'{out}' is not empty; choose another folder with --out, or delete it to see the demo again")
+    started = time.perf_counter()
+    with connected(address):
+        console.say(f"1. faces: {FACES:,} of them, drawn, not photographs; the two classes are a convention")
+        faces = read(f"synthetic:{FACES}", seed=seed)
+        console.say(faces.summary())
+
+        console.say("\n2. sweep: a small grid of nets, trained by Ray Tune")
+        asked = SweepConfig(data=faces.source, data_seed=seed, grid=GRID | {"seed": [seed]})
+        swept = sweep(asked, out / "sweep", console, address=address, faces=faces)
+        show_table(swept["trials"], console)
+
+        console.say(f"\n3. attack: the best net, over a folder of {ATTACKED} faces that it was not trained on")
+        folder = _folder_of_faces(faces.split("test"), out / "faces")
+        config = AttackConfig(paths=[str(folder)], model=str(out / "sweep"), seed=seed)
+        attacked = attack(config, out / "attack", console, address=address)
+        show_attack(attacked, console)
+
+    console.say("\n4. verify: every saved image again, from its file, as anyone would load it")
+    verified = verify(out / "attack", console)
+    show_verified(verified, console)
+
+    sheet = show(out / "attack", out=out)["contact_sheet"]
+    best = swept["best_trial"]
+    distance = attacked["distances"]["l2"]
+    console.say()
+    console.table(
+        "the story so far",
+        ["what", "figure"],
+        [
+            ["nets trained", f"{len(swept['trials'])}"],
+            ["test accuracy of the best", f"{best['accuracy']:.1%} ({best['net']}, {best['filters']} filters)"],
+            ["faces attacked", f"{attacked['inputs']}, of which the net had {attacked['right']} right"],
+            ["fooled by the saved file", f"{verified['still_fools']} of {attacked['right']}"],
+            ["median L2 of DX", f"{distance['median']:.3f} (pixels in [0, 1])" if distance else "-"],
+            ["gradients an image", f"{attacked['gradients_per_image']:.0f}"],
+            ["seconds", f"{time.perf_counter() - started:.0f}"],
+        ],
+    )
+    if sheet:
+        console.say(f"the picture: {sheet}")
+    return {"out": str(out), "sweep": swept, "attack": attacked, "verified": verified, "contact_sheet": sheet}
+
+
+def _folder_of_faces(faces: Faces, folder: Path) -> Path:
+    """The first `ATTACKED` faces as PNG files, in a folder for each class."""
+    for image, label, name in list(zip(faces.images, faces.labels, faces.names, strict=True))[:ATTACKED]:
+        write_image(folder / faces.classes[label] / f"{name.replace('/', '_')}.png", encode_png(image))
+    return folder

@@ -1,0 +1,374 @@
+"""`dxray retrain`: a net hardened in rounds of attack and training; killed it goes on, and new faces begin it anew.
+
+A run is a list of generations. Each begins with the net in use, measured on the faces that are there by then; its
+rounds end by a stop rule, and its most robust net takes the other's place where it is no worse.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from dxray.defenses import defended
+from dxray.defenses.adversarial_training import METHODS
+from dxray.models.data.faces import FacesError
+from dxray.models.victims.checkpoint import CARD, WEIGHTS, ModelCard, load, net_of_round, read, versions
+from dxray.orchestrator.console import Console
+from dxray.orchestrator.errors import FULL, Interrupted, UserError
+from dxray.orchestrator.hardening import promotion
+from dxray.orchestrator.hardening.new_faces import take_in
+from dxray.orchestrator.hardening.round_training import ROUNDS, Recipe
+from dxray.orchestrator.hardening.rounds import JUDGES, rows_of, run_round, seconds_of, training_attack, write_rounds
+from dxray.orchestrator.hardening.stop_rules import Rules, why_stop
+from dxray.orchestrator.ray.session import largest_node
+from dxray.orchestrator.ray.shared_storage import joined
+from dxray.orchestrator.runs.buckets import Place
+from dxray.orchestrator.runs.places import absolute_source, place
+from dxray.orchestrator.runs.store import (
+    locked,
+    must_be_asked_alike,
+    read_json,
+    writable_folder,
+    write_bytes,
+    write_json,
+)
+from dxray.orchestrator.runs.working_copy import load_net, on_disk
+
+FORMAT = "dxray retrain 1"
+CONFIG = "retrain.json"
+
+# Of the rounds, and of the methods that attack in each batch.
+USUAL: dict[bool, dict[str, float]] = {
+    True: {"eps": 2 / 255, "epochs": 3, "lr": 1e-3},
+    False: {"eps": 8 / 255, "epochs": 12, "lr": 3e-3},
+}
+
+
+@dataclass
+class RetrainConfig:
+    """What decides the rounds of a run; written to `retrain.json` before the first, and kept on resume.
+
+    Attributes:
+        data, label, data_seed: as `dxray.models.data.faces.read` takes them.
+        model: the net to begin with, a checkpoint that can be trained.
+        method: `rounds`, or one of `dxray.defenses.adversarial_training.METHODS`, which are a single round.
+        attacks: by which the rounds attack the training faces. norm: which of their norms, where not the usual one.
+        eps, epochs, lr: None: as in `USUAL`. eps is the Linf budget of these attacks, where they take one, of the
+            methods, and of the judges.
+        attack_faces: so many training faces are attacked in a round, others in each; None: all.
+        within: L2 distance within which the share of faces that a fresh minimal attack fools is recorded.
+        held_out: validation faces that each net is judged on.
+        max_clean_drop: a net that costs that much clean accuracy is not put in use.
+        label_by: a net that labels new faces which have no label.
+        threads: of each training; None: the CPUs of the largest node, recorded for good when the run is begun.
+    """
+
+    data: str = "synthetic"
+    model: str = "runs/sweep"
+    label: str | None = None
+    data_seed: int = 0
+    method: str = ROUNDS
+    attacks: list[str] = field(default_factory=lambda: ["dx"])
+    norm: str | None = None
+    eps: float | None = None
+    within: float = 0.25
+    epochs: int | None = None
+    lr: float | None = None
+    batch_size: int = 64
+    from_scratch: bool = False
+    held_out: int = 500
+    max_clean_drop: float = 0.02
+    label_by: str | None = None
+    seed: int = 0
+    threads: int | None = None
+    attack_faces: int | None = None
+    rules: Rules = field(default_factory=Rules)
+
+    def __post_init__(self) -> None:
+        self.data = absolute_source(self.data)  # an update may come from another folder
+        self.label_by = self.label_by and str(place(self.label_by).expanduser().absolute())
+
+
+def retrain(config: RetrainConfig, out: Place, console: Console, *, address: str | None = None) -> dict[str, Any]:
+    """Begin a run in `out` and do its rounds; where `out` holds this very run, it goes on.
+
+    Returns:
+        `out`, `current` (the round whose net is in use), `rounds` (their rows), `generations` (of each: `new` faces,
+        `stop`, `promotion`).
+
+    Raises:
+        UserError: the request, the net or the folder is not usable, or a training failed.
+        FacesError, CheckpointError: the faces or the net cannot be read.
+        Interrupted: Ctrl-C; what is finished is kept.
+    """
+    _check(config)
+    for name, usual in USUAL[config.method == ROUNDS].items():
+        if getattr(config, name) is None:
+            setattr(config, name, usual)
+    with on_disk(place(config.model)) as net:
+        _, card = load(net, defend=defended)
+        card_bytes, weights = read(net)
+    out = writable_folder(out, "the retraining's results")
+    with locked(out, say=console.say), _stops(out):
+        if (out / CONFIG).exists():
+            record = recorded(out)
+            _must_be_same(record, config, card, out)
+            console.say(f"'{out}' holds this run; it goes on")
+        else:
+            with joined(out, address):
+                config.threads = config.threads or largest_node()
+            new = _take_in(config, out, 0, card, console)
+            for name, content in ((WEIGHTS, weights), (CARD, card_bytes)):
+                write_bytes(net_of_round(out, 0) / name, content)
+            promotion.use(out, 0)
+            record = {
+                "format": FORMAT,
+                "config": asdict(config),
+                "net_sha256": card.sha256,
+                "versions": versions(),
+                "generations": [{"new": new, "first_round": 0, "parent_round": 0}],
+            }
+            write_json(out / CONFIG, record)
+        return _go_on(record, out, console, address)
+
+
+def resume(out: Place, console: Console, *, address: str | None = None) -> dict[str, Any]:
+    """Go on with the run in `out`: rounds, attacks, epochs that are done are not done again. Raises as `retrain`."""
+    out = out.expanduser().absolute()
+    recorded(out)
+    writable_folder(out, "the retraining's results")
+    with locked(out, say=console.say), _stops(out):
+        return _go_on(recorded(out), out, console, address)
+
+
+def update(out: Place, console: Console, *, label_by: str | None = None, address: str | None = None) -> dict[str, Any]:
+    """Finish what was begun; then, where the source has new faces, take them in and do the rounds of a new generation.
+
+    Args:
+        label_by: from now on, see `RetrainConfig`.
+
+    Returns:
+        As `retrain`; and `new_faces`, how many came: with 0 nothing was trained on them.
+
+    Raises:
+        Busy: another process works on the run.
+        UserError, FacesError, CheckpointError, Interrupted: as `retrain`; a source that has vanished changes nothing.
+    """
+    out = out.expanduser().absolute()
+    recorded(out)
+    writable_folder(out, "the retraining's results")
+    with locked(out, say=console.say), _stops(out):
+        record = recorded(out)
+        result = _go_on(record, out, console, address)
+        config = config_of(record)
+        config = replace(config, label_by=label_by or config.label_by)
+        generation = len(record["generations"])
+        current = promotion.in_use(out)
+        _, card = load_net(net_of_round(out, current))
+        new = _take_in(config, out, generation, card, console)
+        count = new["train"] + new["validation"] + new["test"]
+        if not count:
+            console.say(f"nothing is new in '{config.data}': round {current} stays in use")
+            return result | {"new_faces": 0}
+        record["config"]["label_by"] = config.label_by
+        record["generations"].append({"new": new, "first_round": len(rows_of(out)), "parent_round": current})
+        write_json(out / CONFIG, record)
+        return _go_on(record, out, console, address) | {"new_faces": count}
+
+
+def rollback(out: Place, console: Console, *, to_round: int | None = None) -> dict[str, Any]:
+    """Put the net of an earlier round in use again: of `to_round`, or the one that was in use before the present one.
+
+    Raises:
+        UserError: there is no such round, or nothing was in use before.
+    """
+    out = out.expanduser().absolute()
+    recorded(out)
+    with locked(out, say=console.say):
+        record = recorded(out)
+        current = promotion.in_use(out)
+        changes = record.setdefault("changes", [])
+        before = next((change["before"] for change in reversed(changes) if change["round"] == current), None)
+        target = before if to_round is None else to_round
+        if target is None:
+            raise UserError(f"'{out}' had no other net in use before that of round {current}; name one by --to-round N")
+        promotion.use(out, target)
+        changes.append({"round": target, "before": current, "reason": "rolled back"})
+        write_json(out / CONFIG, record)
+    console.say(f"in use: the net of round {target} (before: round {current}): '{out / promotion.CURRENT}'")
+    return {"out": str(out), "current": target, "before": current}
+
+
+def result_of(out: Place) -> dict[str, Any]:
+    """What is in the folder of a run, which may still go on."""
+    out = out.expanduser().absolute()
+    record = recorded(out)
+    return {
+        "out": str(out),
+        "current": promotion.in_use(out),
+        "rounds": rows_of(out),
+        "generations": record["generations"],
+        "changes": record.get("changes", []),
+    }
+
+
+def recorded(out: Place) -> dict[str, Any]:
+    """What `retrain.json` says, its rules as such; UserError where `out` holds no run, or one of another format."""
+    record = read_json(out / CONFIG)
+    if record.get("format") != FORMAT:
+        raise UserError(f"{out / CONFIG} is of another format than '{FORMAT}'; start the run anew in another folder")
+    return record
+
+
+def config_of(record: dict[str, Any]) -> RetrainConfig:
+    """The request that a record holds."""
+    return RetrainConfig(**record["config"] | {"rules": Rules(**record["config"]["rules"])})
+
+
+def _go_on(record: dict[str, Any], out: Place, console: Console, address: str | None) -> dict[str, Any]:
+    """Do what is left of the last generation, and decide which net is in use after it."""
+    config = config_of(record)
+    generation = len(record["generations"]) - 1
+    asked = record["generations"][-1]
+    if "promotion" not in asked:
+        rows = _rounds(config, asked, generation, out, console, address)
+        verdict = promotion.judge(rows, config.max_clean_drop)
+        if verdict.promoted and verdict.round is not None:
+            promotion.use(out, verdict.round)
+            change = {"round": verdict.round, "before": asked["parent_round"], "reason": verdict.reason}
+            record.setdefault("changes", []).append(change)
+        asked["promotion"] = verdict._asdict()
+        write_json(out / CONFIG, record)
+        kept = f"the net of round {promotion.in_use(out)} stays in use: not that of round {verdict.round}, for "
+        console.say(
+            f"in use now: round {verdict.round}: {verdict.reason}" if verdict.promoted else kept + verdict.reason
+        )
+    return result_of(out)
+
+
+def _rounds(
+    config: RetrainConfig, asked: dict[str, Any], generation: int, out: Place, console: Console, address: str | None
+) -> list[dict[str, Any]]:
+    """The rows of a generation; its stop is put into `asked`."""
+    assert config.eps is not None  # these were settled when the run was begun
+    assert config.epochs is not None
+    assert config.lr is not None
+    first = asked["first_round"]
+    attacks = {name: training_attack(name, config.eps, config.norm) for name in config.attacks}
+    rows: list[dict[str, Any]] = []
+    with joined(out, address):
+        while (stop := why_stop(rows, config.rules, seconds=_seconds(out, rows)) if rows else None) is None:
+            number = first + len(rows)
+            recipe = Recipe(
+                parent=number - 1 if rows else asked["parent_round"],
+                method=config.method,
+                epochs=config.epochs if rows else 0,
+                lr=config.lr,
+                batch_size=config.batch_size,
+                eps=config.eps,
+                from_scratch=config.from_scratch,
+                held_out=config.held_out,
+                seed=config.seed,
+                threads=config.threads or 1,
+            )
+            used = attacks if rows and config.method == ROUNDS else {}
+            row = run_round(
+                out,
+                number,
+                generation,
+                recipe,
+                used,
+                console,
+                eps=config.eps,
+                within=config.within,
+                attack_faces=config.attack_faces,
+                address=address,
+            )
+            rows.append(row)
+            write_rounds(out)
+            console.say(_told(row))
+    asked["stop"] = stop._asdict()
+    console.say(f"stopped after round {rows[-1]['round']}: {stop.says}")
+    return rows
+
+
+def _seconds(out: Place, rows: Sequence[dict[str, Any]]) -> float:
+    return sum(sum(seconds_of(out, row["round"]).values()) for row in rows)
+
+
+def _told(row: dict[str, Any]) -> str:
+    within = "-" if row["fooled_within"] is None else f"{row['fooled_within']:.1%}"
+    return (
+        f"round {row['round']}: clean {row['validation_accuracy']:.1%}, robust {row['robust_accuracy']:.1%} at Linf "
+        f"{row['eps'] * 255:g}/255, {within} fooled within L2 {row['within']:g} ({row['held_out']:,} held-out faces)"
+    )
+
+
+def _take_in(config: RetrainConfig, out: Place, generation: int, card: ModelCard, console: Console) -> dict[str, Any]:
+    source = {"spec": config.data, "seed": config.data_seed, "label": config.label}
+    try:
+        new = take_in(out, generation, source, card, label_by=config.label_by, held_out=config.held_out)
+    except FacesError as wrong:
+        if not generation:
+            raise
+        raise UserError(f"{wrong}; nothing was trained, and '{out}' keeps its faces and nets") from None
+    if any(new[split] for split in ("train", "validation", "test")):
+        console.say(
+            f"faces: {new['train']:,} for training, {new['validation']:,} for validation, {new['test']:,} for the test "
+            f"are new" + (f"; {new['labelled_by_net']:,} labelled by a net" if new["labelled_by_net"] else "")
+        )
+        if new["missing"]:
+            console.say(f"warning: no new face is {' or '.join(new['missing'])}; those of before stay in the training")
+    if new["unlabelled"]:
+        console.say(f"{new['unlabelled']:,} new faces have no label and are left out; --label-by MODEL takes them in")
+    if new["unreadable"]:
+        console.say(f"{new['unreadable']:,} files there are no images that can be read, and are left out")
+    return new
+
+
+def _check(config: RetrainConfig) -> None:
+    """UserError where the request makes no sense."""
+    if config.method not in (ROUNDS, *METHODS):
+        raise UserError(f"no method is called '{config.method}'; known are: {ROUNDS}, {', '.join(METHODS)}")
+    if config.eps is not None and not 0 < config.eps <= 1:
+        raise UserError(f"--eps {config.eps:g} is no budget: expected a share of the grey levels in (0, 1], as 8/255")
+    if config.method != ROUNDS and config.rules.rounds != 1:
+        raise UserError(f"--method {config.method} attacks in each batch and is a single round; leave --rounds out")
+    if config.attack_faces is not None and (config.method != ROUNDS or config.attack_faces < 1):
+        raise UserError("--attack-faces is a number of training faces, from 1 up, of a retraining by --method rounds")
+    try:
+        for name in config.attacks:
+            training_attack(name, 0.0, config.norm)
+    except ValueError as wrong:
+        raise UserError(str(wrong)) from None
+    if config.method == ROUNDS and not set(JUDGES) - set(config.attacks):
+        raise UserError(f"nothing is left to judge by that was not trained on; leave one of {', '.join(JUDGES)} out")
+    if config.epochs == 0 or config.held_out < 1 or config.rules.rounds < 1:
+        raise UserError("a retraining needs at least 1 round, 1 epoch and 1 held-out face")
+
+
+def _must_be_same(record: dict[str, Any], config: RetrainConfig, card: ModelCard, out: Place) -> None:
+    holds, otherwise = f"'{out}' holds a run", f"choose another --out, or go on with it: dxray retrain --resume '{out}'"
+    must_be_asked_alike(
+        asdict(config_of(record)), asdict(config), holds, otherwise, but={"model", "label_by", "threads"}
+    )
+    if record["net_sha256"] != card.sha256:
+        raise UserError(f"{holds} that began with another net than '{config.model}' is; {otherwise}")
+
+
+@contextmanager
+def _stops(out: Place) -> Iterator[None]:
+    """What ends a run before its time says how to go on with the run, not with the attack that was at work."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"stopped by Ctrl-C; what is finished is kept; go on with: dxray retrain --resume '{out}'"
+        ) from None
+    except OSError as wrong:
+        if wrong.errno not in FULL:
+            raise
+        raise UserError(
+            f"'{out}' takes no more ({wrong.strerror}); what is finished is kept; make room, then go on with: "
+            f"dxray retrain --resume '{out}'"
+        ) from None

@@ -1,0 +1,1 @@
+"""What people read of runs and nets: tables, pictures, re-checks, robustness, diagnosis."""

@@ -1,0 +1,311 @@
+"""`dxray sweep`: what was asked and with which faces; the trainings, a table of every cell, and the best net saved."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from dxray.models.data.faces import Faces, read
+from dxray.models.doctor.diagnosis import data_findings
+from dxray.models.doctor.evidence import Split
+from dxray.models.victims.checkpoint import versions
+from dxray.orchestrator.console import Console
+from dxray.orchestrator.errors import Interrupted, UserError
+from dxray.orchestrator.ray.session import cpus, feeders, gpus, largest_node, memory_for_each, slots
+from dxray.orchestrator.ray.shared_storage import joined
+from dxray.orchestrator.runs.buckets import Place, files
+from dxray.orchestrator.runs.places import absolute_source
+from dxray.orchestrator.runs.store import locked, read_json, writable_folder, write_json
+from dxray.orchestrator.sweep.grid import Grid, beside_of, cells
+from dxray.orchestrator.sweep.mlflow_log import MlflowLog
+from dxray.orchestrator.sweep.packing import gpu_share, on_a_gpu
+from dxray.orchestrator.sweep.search import chosen
+from dxray.orchestrator.sweep.tables import best_of
+from dxray.orchestrator.sweep.trial import RESULT
+from dxray.orchestrator.sweep.tuning import Limits, train_cells
+
+FORMAT = "dxray sweep 1"
+CONFIG = "sweep.json"
+_SQLITE = "sqlite:///"
+
+
+@dataclass
+class SweepConfig:
+    """What decides the tables of a sweep; written to `sweep.json` before the first training, and kept on resume.
+
+    Attributes:
+        data, size, classes, label, data_seed: as `dxray.models.data.faces.read` takes them.
+        grid: parameter -> its values, or several such grids, whose union is trained; see `grid.cells`.
+        search, samples: how many of the grid's cells are trained, and how they are found; see `search.chosen`.
+        stop_early: trainings that lag behind others are stopped, see `search.early_stopping`.
+        validate: name -> source of further faces, all of which every net is measured on.
+        cpus_per_trial: threads of each training; None: the CPUs shared out among the trainings that run at a time.
+        gpus_per_trial: share of a GPU; None: one where there is one; "auto": as much as the hungriest training takes.
+        max_concurrent: trainings at a time; None: as many as fit.
+        time_limit: seconds for each training; None: no limit.
+        memory_limit: GiB for each training; None: the memory shared out among the trainings that run at a time.
+        mlflow: address of an MLflow server or store; None: none.
+    """
+
+    data: str = "synthetic"
+    size: int = 48
+    classes: list[str] | None = None
+    label: str | None = None
+    data_seed: int = 0
+    grid: Grid | Sequence[Grid] = field(default_factory=dict)
+    search: str = "grid"
+    samples: int | None = None
+    stop_early: bool = False
+    validate: dict[str, str] = field(default_factory=dict)
+    cpus_per_trial: int | None = None
+    gpus_per_trial: float | Literal["auto"] | None = None
+    max_concurrent: int | None = None
+    time_limit: float | None = None
+    memory_limit: float | None = None
+    mlflow: str | None = None
+
+    def __post_init__(self) -> None:
+        # A resume may come from another folder.
+        self.data = absolute_source(self.data)
+        self.validate = {name: absolute_source(text) for name, text in self.validate.items()}
+        if self.mlflow and self.mlflow.startswith(_SQLITE):
+            self.mlflow = f"{_SQLITE}{Path(self.mlflow.removeprefix(_SQLITE)).absolute()}"
+
+
+def sweep(
+    config: SweepConfig, out: Place, console: Console, *, address: str | None = None, faces: Faces | None = None
+) -> dict[str, Any]:
+    """Train the cells of the grid; returns the rows of the table, and where the best net is.
+
+    The best net is chosen on the validation split; `accuracy` is that of the test split, which decided nothing.
+
+    Args:
+        faces: those of `config.data`, where the caller has read them already.
+
+    Raises:
+        UserError: the request or the folder is not usable, a split is empty, or no cell could be trained.
+        Interrupted: Ctrl-C; the finished cells are in the table.
+    """
+    todo, data, hashes = asked(config, console, faces)
+    out = writable_folder(out, "the sweep's results")
+    with locked(out, say=console.say):
+        if (out / CONFIG).exists():
+            raise UserError(
+                f"'{out}' already holds a sweep; choose another --out, or go on with it: dxray sweep --resume '{out}'"
+            )
+        log = MlflowLog(config.mlflow, out, console) if config.mlflow else None
+        with _stops(out, len(todo)), joined(out, address):
+            share_out(config, todo, data)
+            limits = limits_of(config, console)
+            record = {"format": FORMAT, "config": asdict(config), "cells": todo, **hashes}
+            write_json(out / CONFIG, record | {"versions": versions()})
+            return _train(config, todo, data, out, console, limits, log)
+
+
+def asked(
+    config: SweepConfig, console: Console, faces: Faces | None = None
+) -> tuple[list[dict[str, Any]], dict[str, Any], dict[str, Any]]:
+    """The cells to train, what every training gets, and the hashes of its faces.
+
+    Raises:
+        UserError: the request makes no sense, or a split is empty.
+    """
+    todo = chosen(cells(config.grid), config.search, config.samples, config.data_seed)
+    if any(cell.get("refit") for cell in todo) and (config.stop_early or config.search == "optuna"):
+        by = "--stop-early" if config.stop_early else "--search optuna"
+        raise UserError(
+            f"{by} judges nets by the validation images, which 'refit' has them learn; leave one of them out"
+        )
+    return todo, *_arrays(config, faces or _read(config, todo, console), console)
+
+
+def resume(out: Place, console: Console, *, address: str | None = None, faces: Faces | None = None) -> dict[str, Any]:
+    """Go on with the sweep in `out`: finished cells are not done again, others go on from their last epoch.
+
+    Raises:
+        UserError: there is no sweep, its data have changed, or another process works on it.
+        Interrupted: Ctrl-C; the finished cells are in the table.
+    """
+    out = out.expanduser().absolute()
+    config, record = recorded(out)
+    data, hashes = _arrays(config, faces or _read(config, record["cells"], console), console)
+    for source, (then, now) in _sources(config, record, hashes).items():
+        if then != now:
+            raise UserError(f"'{source}' holds other faces than when '{out}' was started; put them back")
+    with locked(writable_folder(out, "the sweep's results"), say=console.say):
+        log = MlflowLog(config.mlflow, out, console) if config.mlflow else None
+        with _stops(out, len(record["cells"])), joined(out, address):
+            limits = limits_of(config, console, "the sweep was begun so: go on where a node has them")
+            return _train(config, record["cells"], data, out, console, limits, log)
+
+
+def recorded(out: Place) -> tuple[SweepConfig, dict[str, Any]]:
+    """What the sweep in `out` was asked, and its record whole.
+
+    Raises:
+        UserError: `out` holds no sweep, or one of another format.
+    """
+    record = read_json(out / CONFIG)
+    if record.get("format") != FORMAT:
+        raise UserError(f"{out / CONFIG} is of another format than '{FORMAT}'; start the sweep anew in another folder")
+    return SweepConfig(**record["config"]), record
+
+
+@contextmanager
+def _stops(out: Place, nets: int) -> Iterator[None]:
+    """What ends a sweep before its time, as one sentence that says what is kept and how to go on."""
+
+    def go_on() -> str:
+        with suppress(OSError):  # a bucket that does not answer does not say either
+            ended = len(files(out, f"cells/*/{RESULT}"))
+            return f"{ended} of {nets} nets are finished and kept; go on with: dxray sweep --resume '{out}'"
+        return f"what is finished is kept; go on with: dxray sweep --resume '{out}'"
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted(f"stopped by Ctrl-C; {go_on()}") from None
+    except UserError:
+        raise
+    except Exception as wrong:
+        disk: BaseException | None = wrong
+        while disk and not isinstance(disk, OSError):
+            disk = disk.__cause__ or disk.__context__
+        if disk is None:
+            raise
+        raise UserError(f"'{out}' takes no more ({disk}); make room there: {go_on()}") from None
+
+
+def share_out(config: SweepConfig, todo: Sequence[Mapping[str, Any]], data: Mapping[str, Any]) -> None:
+    """Fill in, for good, what the request leaves to the cluster that is connected."""
+    nets = len(todo)
+    if config.gpus_per_trial is None:
+        config.gpus_per_trial = float(gpus() > 0)
+    if config.gpus_per_trial == "auto" and not gpus():
+        config.gpus_per_trial = 0.0
+    if config.gpus_per_trial == "auto":
+        shape, classes = data["train"][0].shape[1:], len(data["classes"])
+        config.gpus_per_trial = gpu_share(todo, shape, classes, feeders(), on_a_gpu)
+    if config.cpus_per_trial is None:
+        # Where there are fewer nets than CPUs each gets several threads; else one each wastes least.
+        config.cpus_per_trial = max(1, min(largest_node(), cpus() // min(nets, config.max_concurrent or nets)))
+    if config.memory_limit is None and not config.gpus_per_trial:
+        threads = config.cpus_per_trial
+        at_once = min(nets, config.max_concurrent or nets, slots(threads, 0))
+        # Two digits: the table says it, and should say the same on a day with a little less memory.
+        config.memory_limit = float(f"{memory_for_each(threads, 0, max(1, at_once)) * 0.95:.2g}")
+
+
+def _train(
+    config: SweepConfig,
+    todo: list[dict[str, Any]],
+    data: Mapping[str, Any],
+    out: Place,
+    console: Console,
+    limits: Limits,
+    log: MlflowLog | None,
+) -> dict[str, Any]:
+    rows = train_cells(
+        todo,
+        data,
+        out,
+        console,
+        limits,
+        study=(config.samples or 0, config.data_seed) if config.search == "optuna" else None,
+        stop_early=config.stop_early,
+        log=log,
+    )
+    best = best_of(rows)
+    if best is None:
+        raise UserError(f"none of the {len(rows)} nets could be trained; the first: {rows[0]['reason']}")
+    return {"out": str(out), "best": str(out / "best"), "best_trial": best, "trials": rows}
+
+
+def limits_of(
+    config: SweepConfig, console: Console, advice: str = "give less by --cpus-per-trial and --gpus-per-trial"
+) -> Limits:
+    """UserError, with the advice, where the cluster has nothing that even one training would fit on."""
+    threads, share, gib = config.cpus_per_trial or 1, float(config.gpus_per_trial or 0.0), config.memory_limit
+    most = slots(threads, share)
+    if not most:
+        raise UserError(
+            f"no node has the {threads} CPUs and {share:g} GPUs that a training is to have "
+            f"(the cluster has {cpus()} and {gpus():g}); {advice}"
+        )
+    if gib and not share:
+        there = memory_for_each(threads, share, 1)
+        if gib > there:
+            console.say(f"memory: {gib:g} GiB are allowed for each net, but only {there:.3g} GiB are there")
+            gib = there
+        most = max(1, slots(threads, share, gib))
+    return Limits(threads, share, config.time_limit, gib, min(most, config.max_concurrent or most))
+
+
+def _read(config: SweepConfig, todo: Sequence[Mapping[str, Any]], console: Console) -> Faces:
+    beside = sorted({name for cell in todo for name in beside_of(cell)})
+    faces = read(
+        config.data,
+        size=config.size,
+        seed=config.data_seed,
+        classes=config.classes or None,
+        label=config.label,
+        beside=beside,
+    )
+    console.say(faces.summary())
+    if untold := [name for name in beside if name not in faces.beside]:
+        console.say(f"'{config.data}' tells no {' and no '.join(untold)}, so that is not learnt beside the class")
+    return faces
+
+
+def _arrays(config: SweepConfig, faces: Faces, console: Console) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What every training gets, as plain arrays, and the hashes of all faces in it, as they are recorded."""
+    hashes: dict[str, Any] = {"data_sha256": faces.sha256()}
+    data: dict[str, Any] = {"classes": faces.classes, "source": faces.source, "sha256": hashes["data_sha256"]}
+    beside = {}
+    for name in ("train", "validation", "test"):
+        split = faces.shuffled(name)
+        if not len(split):
+            raise UserError(f"'{faces.source}' has no {name} images; give a source with more faces")
+        data[name] = (split.images, split.labels)
+        beside[name] = split.beside
+    told = {name: (beside["train"][name], beside["validation"][name]) for name in faces.beside}
+    data["beside"] = {name: np.concatenate(both) for name, both in told.items()}
+    splits = {name: Split(*data[name]) for name in ("train", "test")}
+    data["findings"] = data_findings(splits, faces.classes)
+    others = {name: _other(name, source, config, faces) for name, source in config.validate.items()}
+    data["validate"] = {name: (other.images, other.labels) for name, other in others.items()}
+    if others:
+        hashes["validate_sha256"] = {name: other.sha256() for name, other in others.items()}
+        console.say("\n".join(f"also measured on {name}: {len(o):,} faces of {o.source}" for name, o in others.items()))
+    return data, hashes
+
+
+def _other(name: str, source: str, config: SweepConfig, faces: Faces) -> Faces:
+    """The faces of a `--validate`, as the nets take them."""
+    kind = source.partition(":")[0]
+    channels, size = faces.images.shape[1], faces.images.shape[2:]
+    found = read(
+        source,
+        size=(size[0], size[1]),
+        channels=channels,
+        seed=config.data_seed,
+        classes=config.classes or None,
+        label=config.label if kind in ("parquet", "hf") else None,
+    )
+    if tuple(found.classes) != tuple(faces.classes):
+        raise UserError(
+            f"--validate {name}={source} has the classes {', '.join(found.classes)}, and the nets learn "
+            f"{', '.join(faces.classes)}; give faces of the same classes, in the same order"
+        )
+    return found
+
+
+def _sources(config: SweepConfig, record: Mapping[str, Any], hashes: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """Source -> its hash as recorded, and now."""
+    found = {config.data: (record["data_sha256"], hashes["data_sha256"])}
+    for name, source in config.validate.items():
+        found[source] = (record["validate_sha256"][name], hashes["validate_sha256"][name])
+    return found

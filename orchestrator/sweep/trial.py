@@ -1,0 +1,277 @@
+"""One cell of a sweep: train one net, measure it, write down what came of it. Plain functions; Ray is not needed.
+
+A cell's folder is its memory: `state.safetensors` while it trains (a killed cell goes on from its last epoch),
+`result.json` once it has ended, well or not, and the net beside it. A cell with a result is never done again.
+"""
+
+import inspect
+import json
+import socket
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from dxray.defenses import NONE, TAUGHT, defended, parse
+from dxray.defenses.judging import judged
+from dxray.models.data.batches import device_of
+from dxray.models.data.images import one_line
+from dxray.models.doctor.diagnosis import cheap_findings
+from dxray.models.doctor.evidence import Evidence, Split
+from dxray.models.training.cost import training_bytes
+from dxray.models.training.state import load_judged
+from dxray.models.training.train import Diverged, device_of_choice, evaluate, fit, has_fast_bf16, logits_of
+from dxray.models.victims.checkpoint import ModelCard, save
+from dxray.orchestrator.errors import DISK
+from dxray.orchestrator.ray.limits import GIB, Peak, bounded_memory
+from dxray.orchestrator.runs.store import read_json, write_json
+from dxray.orchestrator.sweep.grid import FIT_PARAMETERS, NET_PARAMETERS, beside_of
+
+RESULT, STATE = "result.json", "state.safetensors"
+TAUGHT_STATE = "defence.safetensors"  # of a defence that learns, as STATE
+ATTACKED, WITHIN = 256, ("linf", 4 / 255)  # test faces on which a cell with a `defense` is attacked; the budget
+
+
+class DoesNotFit(MemoryError):
+    """A training that is known to need more memory than allowed before it is begun."""
+
+
+def train_cell(
+    cell: Mapping[str, Any],
+    data: Mapping[str, Any],
+    folder: Path,
+    *,
+    threads: int = 1,
+    memory_limit: float | None = None,
+    gpu_share: float = 1.0,
+    least: MutableMapping[str, int] | None = None,
+    on_epoch: Callable[[dict[str, Any]], None] | None = None,
+) -> dict[str, Any]:
+    """The result of a cell: from its folder where it has ended before, else after training it.
+
+    A training that fails is a result too: `status` "KO" with its `reason`.
+
+    Args:
+        cell: the parameters, see `grid.cells`.
+        data: `train`, `validation`, `test` (images uint8 `(N, C, H, W)`, labels int64 `(N,)`), `classes`, `source`,
+            `sha256`, and perhaps `beside`: further labels of the training images, then of the validation images, by
+            name, see `dxray.models.training.auxiliary`; `validate`: further such pairs by name, on which the net is measured at its end;
+            and `findings`: what is wrong with the data, see `dxray.models.doctor.diagnosis.data_findings`.
+        folder: of this cell alone.
+        memory_limit, gpu_share: GiB that the training may take, see `limits.bounded_memory`.
+        least: bytes that trainings are known to need at least; what is found out here is added.
+
+    Raises:
+        OSError: the disk of `folder` is full or read-only; there is no result then.
+    """
+    if (folder / RESULT).exists():
+        return read_json(folder / RESULT)
+    _sweep_out(folder)
+    torch.set_num_threads(threads)  # Ray tells the limit by OMP_NUM_THREADS, which torch read before it was set
+    peak = Peak()
+    allowed: float | None = None
+    try:
+        with bounded_memory(memory_limit, gpu_share=gpu_share) as allowed:
+            result = _train(cell, data, folder, allowed, {} if least is None else least, on_epoch)
+    except Exception as wrong:
+        if isinstance(wrong, OSError) and wrong.errno in DISK:
+            raise  # it is done again once there is room
+        result = {"status": "KO", "reason": reason_of(wrong, allowed)}
+    return _end(folder, result | {"memory_gib": peak.gib(), "host": socket.gethostname()})
+
+
+def measure_stopped(cell: Mapping[str, Any], data: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The result of a cell that was stopped early, after its last whole epoch: its net is saved, measured on all."""
+    if (folder / RESULT).exists():
+        return read_json(folder / RESULT)
+    _sweep_out(folder)
+    data = _as_used(cell, data)
+    card = _card(cell, data)
+    net = card.build()
+    history = load_judged(folder / STATE, net)
+    net.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]  # missing in torch's stubs
+    done = f"stopped early, after epoch {len(history)} of {cell['epochs']}"
+    return _end(folder, {"status": "stopped", "reason": done, **_measured(net, card, cell, data, history, folder)})
+
+
+def _train(
+    cell: Mapping[str, Any],
+    data: Mapping[str, Any],
+    folder: Path,
+    allowed: float | None,
+    least: MutableMapping[str, int],
+    on_epoch: Callable[[dict[str, Any]], None] | None,
+) -> dict[str, Any]:
+    data = _as_used(cell, data)
+    images, labels = data["train"]
+    card = _card(cell, data)
+    asked = {name: cell[name] for name in FIT_PARAMETERS if name in cell}
+    if allowed:
+        _must_fit(card, images, asked, allowed, least)
+    torch.manual_seed(cell["seed"])
+    net = card.build()
+    history = fit(
+        net,
+        images,
+        labels,
+        validation=None if cell.get("refit") else data["validation"],
+        seed=cell["seed"],
+        state=folder / STATE,
+        beside={name: told[: len(images)] for name, told in data.get("beside", {}).items() if name in beside_of(cell)},
+        on_epoch=on_epoch,
+        **asked,
+    )
+    return {"status": "ok", "reason": None, **_measured(net, card, cell, data, history, folder)}
+
+
+def _must_fit(
+    card: ModelCard,
+    images: np.ndarray,
+    asked: Mapping[str, Any],
+    allowed: float,
+    least: MutableMapping[str, int],
+) -> None:
+    """DoesNotFit where the training surely takes more than `allowed` GiB."""
+    asked = {name: one.default for name, one in inspect.signature(fit).parameters.items()} | dict(asked)
+    shape = (min(asked["batch_size"], len(images)), *images.shape[1:])
+    training = json.dumps([card.net, card.parameters, len(card.classes), shape, asked["optimizer"]])
+    if training not in least:
+        device = device_of_choice()
+        least[training] = training_bytes(
+            card.build, shape, optimizer=asked["optimizer"], device=device.type, bfloat16=has_fast_bf16(device)
+        )
+    needed = least[training]
+    if needed > allowed * GIB:
+        raise DoesNotFit(f"it needs at least {needed / GIB:.3g} GiB, and {allowed:.3g} GiB are allowed; not begun")
+
+
+def _measured(
+    net: nn.Module,
+    card: ModelCard,
+    cell: Mapping[str, Any],
+    data: Mapping[str, Any],
+    history: Sequence[dict[str, Any]],
+    folder: Path,
+) -> dict[str, Any]:
+    """What is said of a trained net behind its defence, which is saved to `folder`."""
+    plain, net = net, _defended(net, card, cell, data, folder)
+    last = history[-1] | _of_validation(net, card, cell, data)
+    labels = data["test"][1]
+    logits = logits_of(net, data["test"][0]).numpy()
+    answers = logits.argmax(1)
+    validate = data.get("validate", {})
+    measured = {
+        "accuracy": float((answers == labels).mean()),
+        **{name: last.get(name) for name in ("validation_accuracy", "validation_loss", "train_accuracy", "loss")},
+        **(_withstood(plain, net, data) if "defense" in cell else {}),
+        "majority_share": float(np.bincount(labels).max() / len(labels)),
+        "largest_answer_share": float(np.bincount(answers).max() / len(answers)),
+        "parameter_count": sum(p.numel() for p in net.parameters()),
+        "train_images": len(data["train"][0]),
+        "validate": {name: float((_answers(net, seen) == true).mean()) for name, (seen, true) in validate.items()},
+    }
+    card.trained = {"cell": dict(cell), "data": data["source"], "data_sha256": data["sha256"], **measured}
+    saved = save(net, card, folder)
+    return {
+        **measured,
+        "findings": _findings(cell, data, history, logits),
+        "sha256": saved.sha256,
+        "seconds": sum(row["seconds"] for row in history),
+        "epochs": history,
+    }
+
+
+def _defended(
+    net: nn.Module, card: ModelCard, cell: Mapping[str, Any], data: Mapping[str, Any], folder: Path
+) -> nn.Module:
+    """The trained net behind the defence of its cell, as the card then says; without one, the net."""
+    card.defence = parse(cell.get("defense", NONE), channels=card.channels)
+    if not card.defence:
+        return net
+    name = card.defence["name"]
+    torch.manual_seed(cell["seed"])
+    found = defended(net, name, **card.defence["parameters"]).to(device_of(net))
+    if name in TAUGHT:
+        TAUGHT[name](found, *data["train"], seed=cell["seed"], state=folder / TAUGHT_STATE)
+    return found
+
+
+def _of_validation(
+    net: nn.Module, card: ModelCard, cell: Mapping[str, Any], data: Mapping[str, Any]
+) -> dict[str, float]:
+    """Of a defended net, figures on the validation split: those of its training are of the net without the defence."""
+    if not card.defence or cell.get("refit"):
+        return {}
+    return {f"validation_{name}": value for name, value in evaluate(net, *data["validation"]).items()}
+
+
+def _withstood(plain: nn.Module, net: nn.Module, data: Mapping[str, Any]) -> dict[str, float]:
+    """The accuracy after an attack made for the net without its defence, and after one made for the defended net."""
+    images, labels = (part[:ATTACKED] for part in data["test"])
+    _, found = judged(net, images, labels, plain=plain, budgets=[WITHIN], steps=20, queries=0)
+    adaptive = found["white_box"]
+    return {"robust_naive": adaptive if net is plain else found["transfer"], "robust_adaptive": adaptive}
+
+
+def _findings(
+    cell: Mapping[str, Any], data: Mapping[str, Any], history: Sequence[dict[str, Any]], logits: np.ndarray
+) -> list[str]:
+    """Names of what is wrong with the training, as far as it shows without a further look at the net."""
+    images, labels = data["test"]
+    splits = {"train": Split(*data["train"]), "test": Split(images, labels, logits=logits)}
+    return cheap_findings(Evidence(data["classes"], splits, history=history), of_data=data.get("findings", ()))
+
+
+def _answers(net: nn.Module, images: np.ndarray) -> np.ndarray:
+    return logits_of(net, images).argmax(1).numpy()
+
+
+def _card(cell: Mapping[str, Any], data: Mapping[str, Any]) -> ModelCard:
+    images = data["train"][0]
+    return ModelCard(
+        net=cell["net"],
+        parameters={name: cell[name] for name in NET_PARAMETERS if name in cell},
+        classes=data["classes"],
+        channels=images.shape[1],
+        size=images.shape[2:],
+    )
+
+
+def _as_used(cell: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
+    """The data with what the cell learns as its `train`."""
+    learnt = data["train"]
+    if cell.get("refit"):
+        learnt = [np.concatenate(both) for both in zip(data["train"], data["validation"], strict=True)]
+    return {**data, "train": tuple(part[: cell.get("train_size")] for part in learnt)}
+
+
+def reason_of(wrong: Exception, allowed: float | None = None) -> str:
+    """Why a training failed, for people; `allowed`: the GiB that it might take."""
+    text = one_line(wrong)
+    if isinstance(wrong, Diverged):
+        return f"diverged: {text}"
+    if isinstance(wrong, DoesNotFit):
+        return f"out of memory: {text}"
+    short_of_memory = ["can't allocate memory", "bad_alloc", "out of memory", "could not create a memory"]
+    if allowed:  # so oneDNN has it where it gets no memory for its code; but it may have had other reasons
+        short_of_memory.append("could not create a primitive")
+    if isinstance(wrong, (MemoryError, torch.OutOfMemoryError)) or any(sign in text for sign in short_of_memory):
+        return "out of memory" + (f": it needs more than the {allowed:.3g} GiB allowed" if allowed else "")
+    return f"failed: {text}"
+
+
+def _end(folder: Path, result: dict[str, Any]) -> dict[str, Any]:
+    write_json(folder / RESULT, result)
+    for state in (STATE, TAUGHT_STATE):
+        (folder / state).unlink(missing_ok=True)
+    return result
+
+
+def _sweep_out(folder: Path) -> None:
+    """Remove what processes that were killed had half written."""
+    for partial in folder.glob(".*"):
+        if partial.name != ".lock":
+            partial.unlink(missing_ok=True)
