@@ -36,7 +36,7 @@ ATTACKS: dict[str, Callable[..., Tensor]] = {
     "square": square,
 }
 
-# Of those whose images may come one after the other, see `dxray.attacks.engine.stream`: the search that they enter.
+# Of those whose images may come one after the other, see `engine.stream`: the search that they enter.
 STREAMS: dict[str, Callable[..., Search]] = {"dx": begin_dx}
 
 

@@ -9,7 +9,7 @@ from math import ceil
 import torch
 from torch import Tensor, nn
 
-from dxray.attacks.engine.batched_search import Room, Search
+from dxray.attacks.engine.batched_search import Bounds, Search
 from dxray.attacks.engine.budget import Budget, find_budget, stream
 from dxray.attacks.engine.query import BATCH, FLOOR, Ledger, Query, Score, margin, validate
 
@@ -110,22 +110,22 @@ class AutoWalk:
     def size(self, change: Tensor) -> Tensor:
         return torch.zeros(len(change))
 
-    def propose(self, room: Room) -> Tensor:
+    def propose(self, bounds: Bounds) -> Tensor:
         return self.budget.finish(self.at, self.eps)
 
     def last(self) -> None:
         return None
 
-    def learn(self, room: Room, change: Tensor, gap: Tensor, slope: Tensor, step: Tensor, best: Tensor) -> Tensor:
+    def learn(self, bounds: Bounds, change: Tensor, gap: Tensor, slope: Tensor, step: Tensor, best: Tensor) -> Tensor:
         self.at = torch.where((step == 0).unsqueeze(1), 0.0, self.at)
         age = torch.where((step <= self.steps) & (not self.random_start), step, (step - 1).clamp(min=0) % self.steps)
         self._compare(gap, slope, begins=age == 0)
         slope = self._judge(slope, self.span[age])
-        moved = self._move(room, slope, begins=age == 0)
+        moved = self._move(bounds, slope, begins=age == 0)
         for slot in (step % self.steps == 0).nonzero().flatten().tolist():
             run = int(step[slot]) // self.steps
             if run > 0 or self.random_start:
-                moved[slot] = self._start(room, slot, run)
+                moved[slot] = self._start(bounds, slot, run)
         self.before, self.at = self.at, moved
         return gap < 0
 
@@ -155,19 +155,19 @@ class AutoWalk:
         self.at, self.before = torch.where(back, self.best, self.at), torch.where(back, self.best, self.before)
         return torch.where(back, self.best_slope, slope)
 
-    def _move(self, room: Room, slope: Tensor, begins: Tensor) -> Tensor:
+    def _move(self, bounds: Bounds, slope: Tensor, begins: Tensor) -> Tensor:
         """A step from `at` along the slope (B, D), mixed with the last move except where a run begins."""
-        open_ = ((slope > 0) & (self.at < room.high)) | ((slope < 0) & (self.at > room.low))
+        open_ = ((slope > 0) & (self.at < bounds.high)) | ((slope < 0) & (self.at > bounds.low))
         step = self.length.unsqueeze(1) * self.budget.steepest(slope * open_)
-        target = self._inside(self.at + step, room)
+        target = self._inside(self.at + step, bounds)
         mixed = self.at + (1 - KEPT) * (target - self.at) + KEPT * (self.at - self.before)
-        return torch.where(begins.unsqueeze(1), target, self._inside(mixed, room))
+        return torch.where(begins.unsqueeze(1), target, self._inside(mixed, bounds))
 
-    def _inside(self, change: Tensor, room: Room) -> Tensor:
-        return room.inside(self.budget.project(change, self.eps))
+    def _inside(self, change: Tensor, bounds: Bounds) -> Tensor:
+        return bounds.inside(self.budget.project(change, self.eps))
 
-    def _start(self, room: Room, slot: int, run: int) -> Tensor:
-        """A random change (D,) within the budget and the room."""
-        generator = stream(room.low[slot], f"{self.seed} {run}")
-        start = self.eps * (torch.rand(room.low.shape[1], generator=generator) * 2 - 1)
-        return self._inside(start.expand_as(room.low), room)[slot]
+    def _start(self, bounds: Bounds, slot: int, run: int) -> Tensor:
+        """A random change (D,) within the budget and the bounds."""
+        generator = stream(bounds.low[slot], f"{self.seed} {run}")
+        start = self.eps * (torch.rand(bounds.low.shape[1], generator=generator) * 2 - 1)
+        return self._inside(start.expand_as(bounds.low), bounds)[slot]

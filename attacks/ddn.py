@@ -9,7 +9,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from dxray.attacks.engine.batched_search import Room, Search
+from dxray.attacks.engine.batched_search import Bounds, Search
 from dxray.attacks.engine.query import BATCH, FLOOR, Ledger, Query, Score, log_likelihood, margin, validate
 
 STEP_SIZES = (1.0, 0.01)  # the paper's, in [0, 1] pixel units: the first and the last, a cosine between them
@@ -65,22 +65,22 @@ class SphereWalk:
     def size(self, change: Tensor) -> Tensor:
         return _length(change)
 
-    def propose(self, room: Room) -> Tensor:
+    def propose(self, bounds: Bounds) -> Tensor:
         return self.at.round()
 
     def last(self) -> None:
         return None
 
-    def learn(self, room: Room, change: Tensor, gap: Tensor, slope: Tensor, step: Tensor, best: Tensor) -> Tensor:
+    def learn(self, bounds: Bounds, change: Tensor, gap: Tensor, slope: Tensor, step: Tensor, best: Tensor) -> Tensor:
         begins = step == 0
         breathed = self.r * torch.where(gap < 0, 1 - self.gamma, 1 + self.gamma)
-        widest = _length(torch.maximum(room.high, -room.low))
+        widest = _length(torch.maximum(bounds.high, -bounds.low))
         self.r = torch.minimum(torch.where(begins, self.radius, breathed), widest)
         first, last = STEP_SIZES
         length = 255 * (last + (first - last) * (1 + torch.cos(math.pi * step / self.steps)) / 2)
         at = torch.where(begins.unsqueeze(1), 0.0, self.at)
         at = at + (length / _length(slope).clamp(min=1e-30)).unsqueeze(1) * slope
-        self.at = room.inside(at * (self.r / _length(at).clamp(min=1e-12)).unsqueeze(1))
+        self.at = bounds.inside(at * (self.r / _length(at).clamp(min=1e-12)).unsqueeze(1))
         return torch.zeros_like(begins)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from dxray.attacks.engine.batched_search import Room, Search
+from dxray.attacks.engine.batched_search import Bounds, Search
 from dxray.attacks.engine.query import BATCH, FLOOR, Ledger, Look, Query, Score, margin, validate
 
 REACH = 64  # how many times a linear step's length rounding may ask for
@@ -151,13 +151,13 @@ class BorderWalk:
     def size(self, change: Tensor) -> Tensor:
         return change.abs().amax(dim=1) if self.norm == "linf" else change.square().sum(dim=1).sqrt()
 
-    def propose(self, room: Room) -> Tensor:
+    def propose(self, bounds: Bounds) -> Tensor:
         return self.at.round()
 
     def last(self) -> None:
         return None
 
-    def learn(self, room: Room, change: Tensor, gap: Tensor, slope: Tensor, step: Tensor, best: Tensor) -> Tensor:
+    def learn(self, bounds: Bounds, change: Tensor, gap: Tensor, slope: Tensor, step: Tensor, best: Tensor) -> Tensor:
         begins, gap = step == 0, torch.where(gap < 0, gap, self.floor - self.query.ahead)
         at = torch.where(begins.unsqueeze(1), 0.0, self.at)
         self.depth = torch.where(begins, gap, self.depth)
@@ -166,7 +166,7 @@ class BorderWalk:
         wanted = gap + self.overshoot * self.depth
 
         def enough(share: Tensor) -> Tensor:
-            moved = room.inside(at + share.unsqueeze(1) * whole).round()
+            moved = bounds.inside(at + share.unsqueeze(1) * whole).round()
             return (slope * (moved - change)).sum(dim=1) >= wanted
 
         # However short the linear step, a grey level is within reach.
@@ -175,5 +175,5 @@ class BorderWalk:
             middle = (low + high) / 2
             crossed = enough(middle)
             low, high = torch.where(crossed, low, middle), torch.where(crossed, middle, high)
-        self.at = room.inside(at + high.unsqueeze(1) * whole)
+        self.at = bounds.inside(at + high.unsqueeze(1) * whole)
         return gap < 0

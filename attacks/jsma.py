@@ -7,7 +7,7 @@ class's logit and what it takes from the sum of the others'. It is found exactly
 import torch
 from torch import Tensor, nn
 
-from dxray.attacks.engine.batched_search import Room, Search
+from dxray.attacks.engine.batched_search import Bounds, Search
 from dxray.attacks.engine.query import BATCH, FLOOR, Ledger, Look, Query, Score, margin, validate
 
 SHARE = 0.145  # the paper's largest share of the values to change
@@ -89,17 +89,17 @@ class PairWalk:
     def size(self, change: Tensor) -> Tensor:
         return (change != 0).sum(dim=1).float()
 
-    def propose(self, room: Room) -> Tensor:
+    def propose(self, bounds: Bounds) -> Tensor:
         return self.at
 
     def last(self) -> None:
         return None
 
-    def learn(self, room: Room, change: Tensor, gap: Tensor, slope: Tensor, step: Tensor, best: Tensor) -> Tensor:
-        open_ = change < room.high if self.sign > 0 else change > room.low
+    def learn(self, bounds: Bounds, change: Tensor, gap: Tensor, slope: Tensor, step: Tensor, best: Tensor) -> Tensor:
+        open_ = change < bounds.high if self.sign > 0 else change > bounds.low
         pair, found = best_pair(self.sign * slope, -self.sign * self.query.others.flatten(1), open_)
         moves = torch.zeros_like(change).scatter(1, pair, 1.0) * found.unsqueeze(1)
-        self.at = room.inside(change + self.sign * self.stride * moves)
+        self.at = bounds.inside(change + self.sign * self.stride * moves)
         return (gap < 0) | ~found
 
 

@@ -7,7 +7,7 @@ the state between the looks is not rounded, or steps below half a grey level wou
 import torch
 from torch import Tensor, nn
 
-from dxray.attacks.engine.batched_search import Room, Search
+from dxray.attacks.engine.batched_search import Bounds, Search
 from dxray.attacks.engine.budget import Budget, find_budget, stream
 from dxray.attacks.engine.query import BATCH, FLOOR, Ledger, Query, cross_entropy, validate
 
@@ -82,23 +82,23 @@ class ProjectedWalk:
     def size(self, change: Tensor) -> Tensor:
         return torch.zeros(len(change))
 
-    def propose(self, room: Room) -> Tensor:
+    def propose(self, bounds: Bounds) -> Tensor:
         return self.budget.finish(self.at, self.eps)
 
     def last(self) -> None:
         return None
 
-    def learn(self, room: Room, change: Tensor, gap: Tensor, slope: Tensor, step: Tensor, best: Tensor) -> Tensor:
+    def learn(self, bounds: Bounds, change: Tensor, gap: Tensor, slope: Tensor, step: Tensor, best: Tensor) -> Tensor:
         begins = (step == 0).unsqueeze(1)
         scaled = slope / slope.abs().sum(dim=1, keepdim=True).clamp(min=1e-30)
         self.drift = torch.where(begins, 0.0, self.drift) * self.momentum + scaled
         at = torch.where(begins, 0.0, self.at)
-        open_ = ((self.drift > 0) & (at < room.high)) | ((self.drift < 0) & (at > room.low))
+        open_ = ((self.drift > 0) & (at < bounds.high)) | ((self.drift < 0) & (at > bounds.low))
         moved = at + self.length * self.budget.steepest(self.drift * open_)
         if self.seed is not None:
             for slot in begins.flatten().nonzero().flatten().tolist():
-                uniform = torch.rand(room.low.shape[1], generator=stream(room.low[slot], str(self.seed)))
+                uniform = torch.rand(bounds.low.shape[1], generator=stream(bounds.low[slot], str(self.seed)))
                 moved[slot] = self.eps * (uniform * 2 - 1)
                 self.drift[slot] = 0.0  # a slope of the image, and not of where it goes on
-        self.at = room.inside(self.budget.project(moved, self.eps))
+        self.at = bounds.inside(self.budget.project(moved, self.eps))
         return gap < 0

@@ -72,14 +72,14 @@ def square(
             searches = [search for search in searches if search.best <= FLOOR + confidence and search.step < queries]
 
 
-def _worth_searching(query: Query, inputs: Tensor, room: Tensor) -> list[int]:
-    """The images that the net gets right and that have room, bool (N, C, H, W), to change."""
+def _worth_searching(query: Query, inputs: Tensor, bounds: Tensor) -> list[int]:
+    """The images that the net gets right and of which some value may change; bounds: bool (N, C, H, W)."""
     if not len(inputs):
         return []
     rows = torch.arange(len(inputs))
     logits = query.logits(inputs, rows)
     right = (logits.argmax(dim=1) == query.labels) & (margin(logits, query.labels, query.targets) <= 0)
-    return rows[right & room.flatten(1).any(dim=1)].tolist()
+    return rows[right & bounds.flatten(1).any(dim=1)].tolist()
 
 
 class Search:
@@ -100,7 +100,7 @@ class Search:
         self.height, self.width = int(rows.max()) + 1 - self.top, int(columns.max()) + 1 - self.left
 
     def propose(self) -> Tensor:
-        """The next change (C, H, W) to look at, inside the room; the caller brings it onto the lattice."""
+        """The next change (C, H, W) to look at, inside the bounds; the caller brings it onto the lattice."""
         self.tried = self.begin() if self.step == 0 else self.vary()
         return self.tried
 
@@ -135,7 +135,7 @@ class Search:
 
 
 class LinfSearch(Search):
-    """Every value at one end of its room: upright stripes at first, then a window a query."""
+    """Every value at one end of its bounds: upright stripes at first, then a window a query."""
 
     def begin(self) -> Tensor:
         channels, _, width = self.at.shape

@@ -118,7 +118,7 @@ def trades(budget: Budget, *, steps: int = 4, beta: float = 3.0, label_smoothing
 
 
 def against(attack: Attack, *, label_smoothing: float = 0.05) -> Objective:
-    """Learns from what `attack(net, inputs, labels)` makes of each batch: `partial(dxray.attacks.pgd.pgd, eps=8 / 255)`."""
+    """Learns from what `attack(net, inputs, labels)` makes of each batch: `partial(pgd, eps=8 / 255)`."""
 
     def objective(net: nn.Module, inputs: Tensor, labels: Tensor, progress: float) -> Iterator[tuple[Tensor, Tensor]]:
         logits = net(to_device(attack(net, inputs.cpu(), labels.cpu()), inputs.device)).float()
@@ -139,7 +139,7 @@ METHODS: dict[str, Callable[..., Objective]] = {
 def adversarial(
     method: str, *, eps: float = 8 / 255, least: float = 1.0, warmup: float = 0.0, **parameters: Any
 ) -> Objective:
-    """The objective for `dxray.models.training.train.fit` of that method, of `METHODS`, with its own parameters and a `Budget`'s.
+    """The objective for `train.fit` of that method, of `METHODS`, with its own parameters and a `Budget`'s.
 
     Raises:
         ValueError: no method has that name, or it has no such parameter, or the budget is none.

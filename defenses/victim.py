@@ -1,4 +1,4 @@
-"""Any victim of `dxray.models.victims.victim`, and also a net that was saved together with its defence."""
+"""Any victim of `victims.victim`, and also a net that was saved together with its defence."""
 
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,12 @@ from dxray.models.victims.checkpoint import ModelCard
 
 
 def load_victim(path: Path | str) -> tuple[nn.Module, ModelCard]:
-    """As `dxray.models.victims.victim.load_victim`; a net whose card names a `defence` comes behind it."""
+    """As `victim.load_victim`; a net whose card names a `defence` comes behind it."""
     return victim.load_victim(path, defend=defended)
 
 
 def restore(card_bytes: bytes, payload: bytes) -> tuple[nn.Module, ModelCard]:
-    """As `load_victim`, from what `dxray.models.victims.victim.read` gave."""
+    """As `load_victim`, from what `victim.read` gave."""
     return victim.restore(card_bytes, payload, defend=defended)
 
 

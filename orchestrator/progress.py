@@ -48,7 +48,7 @@ class Board:
         self._running[key] = _Training(name, epochs, work, task)
 
     def epoch(self, key: int, row: Mapping[str, Any]) -> None:
-        """An epoch of a training has ended; its row as `dxray.models.training.train.fit` gives it."""
+        """An epoch of a training has ended; its row as `train.fit` gives it."""
         one = self._running.get(key)
         if one is None:
             return

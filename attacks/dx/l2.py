@@ -9,7 +9,7 @@ looks, going ever less far from the last direction averages more of it away than
 import torch
 from torch import Tensor
 
-from dxray.attacks.engine.batched_search import Ray, Room
+from dxray.attacks.engine.batched_search import Bounds, Ray
 
 RIDGE = 0.2  # how far the mixing leans to plain averaging, against noise
 FIRST = 0.85  # share of the way to the linear model's border that the first look goes: margins mostly curve towards it
@@ -22,7 +22,7 @@ SETTLED = 0.7  # share of the looks after which a radius moves but little
 
 
 class L2Walk:
-    """Direction `v` (B, D) of unit length and radius `r` (B,) in grey levels; the change is round(r v) in the room.
+    """Direction `v` (B, D) of unit length and radius `r` (B,) in grey levels; the change is round(r v) in the bounds.
 
     turn: how far to trust each new direction against the one it was seen along, at the first look and the last.
     memory: pairs that are mixed; with 1 it is the last alone.
@@ -42,13 +42,13 @@ class L2Walk:
     def size(self, change: Tensor) -> Tensor:
         return change.square().sum(dim=1).sqrt()
 
-    def propose(self, room: Room) -> Tensor:
-        return self.last().at(self.r, room)
+    def propose(self, bounds: Bounds) -> Tensor:
+        return self.last().at(self.r, bounds)
 
     def last(self) -> Ray:
         return Ray(self.v, self.r, self.slope)
 
-    def learn(self, room: Room, change: Tensor, gap: Tensor, slope: Tensor, step: Tensor, best: Tensor) -> Tensor:
+    def learn(self, bounds: Bounds, change: Tensor, gap: Tensor, slope: Tensor, step: Tensor, best: Tensor) -> Tensor:
         begins, found, fooled = step == 0, best < torch.inf, gap < 0
         self.turns[begins] = self.uncounted[begins] = 0
         step = step - self.uncounted
@@ -70,12 +70,12 @@ class L2Walk:
         flat = ((seen == 0).all(dim=1) & ~begins) | overshot
         self.v = torch.where(flat.unsqueeze(1), self.v, torch.where(begins.unsqueeze(1), seen, mixed))
         # Only values with room left lengthen the change any further.
-        moving = ((self.v > 0) & (change < room.high)) | ((self.v < 0) & (change > room.low))
+        moving = ((self.v > 0) & (change < bounds.high)) | ((self.v < 0) & (change > bounds.low))
         gain = (slope * self.v * moving).sum(dim=1)
         self.slope = slope
         aim = AIM[0] * (AIM[1] / AIM[0]) ** late * self.depth
         need = (gap + aim + (slope * change * moving).sum(dim=1)) / gain.clamp(min=1e-12)
-        near = Ray(self.v, need.clamp(0, 1e4), slope).reach(gap + aim + (slope * change).sum(dim=1), room)
+        near = Ray(self.v, need.clamp(0, 1e4), slope).reach(gap + aim + (slope * change).sum(dim=1), bounds)
         need = torch.where(gain > 0, torch.where(begins, need, near), torch.inf)
         self.failures = torch.where(begins | fooled, 0.0, self.failures + 1)
         loose = (1 - (step - 1).clamp(min=0) / (SETTLED * self.steps)).clamp(min=0)

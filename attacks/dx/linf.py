@@ -7,7 +7,7 @@ the slopes seen (Frank and Wolfe's steps, doi:10.1002/nav.3800030109), which fli
 import torch
 from torch import Tensor
 
-from dxray.attacks.engine.batched_search import Room
+from dxray.attacks.engine.batched_search import Bounds
 
 RISE = 2  # looks that fail at a size before the next larger one, unless that is known to fool
 
@@ -22,20 +22,20 @@ class LinfWalk:
     def size(self, change: Tensor) -> Tensor:
         return change.abs().amax(dim=1)
 
-    def propose(self, room: Room) -> Tensor:
-        return room.inside(self.k.unsqueeze(1) * self.v.sign())
+    def propose(self, bounds: Bounds) -> Tensor:
+        return bounds.inside(self.k.unsqueeze(1) * self.v.sign())
 
     def last(self) -> None:
         return None
 
-    def learn(self, room: Room, change: Tensor, gap: Tensor, slope: Tensor, step: Tensor, best: Tensor) -> Tensor:
+    def learn(self, bounds: Bounds, change: Tensor, gap: Tensor, slope: Tensor, step: Tensor, best: Tensor) -> Tensor:
         begins, fooled, found = step == 0, gap < 0, best < torch.inf
         self.k = torch.where(begins, 0.0, self.k)
         self.tries = torch.where(begins | fooled, 0.0, self.tries + 1)
         trust = torch.where(begins, 1.0, (0.7 - 0.1 * self.tries).clamp(min=0.2)).unsqueeze(1)
         self.v = (1 - trust) * self.v + trust * slope / slope.abs().sum(dim=1, keepdim=True).clamp(min=1e-30)
-        # What a linear net needs: one more level gains the slope of all values that still have room.
-        moving = ((self.v > 0) & (change < room.high)) | ((self.v < 0) & (change > room.low))
+        # What a linear net needs: one more level gains the slope of all values that may still move.
+        moving = ((self.v > 0) & (change < bounds.high)) | ((self.v < 0) & (change > bounds.low))
         gain = (slope * self.v.sign() * moving).sum(dim=1)
         need = torch.where(gain > 0, self.k + gap / gain.clamp(min=1e-30), torch.inf)
         stuck = ~fooled & (self.tries >= RISE) & (self.k + 1 < best)

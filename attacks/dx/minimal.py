@@ -25,13 +25,13 @@ EFFORTS = ("fast", "default", "thorough")
 class Plan(NamedTuple):
     """How a norm is searched at one effort: gradients an image, forwards at its end at most, and the walk.
 
-    coarse: gradients in bfloat16 where that is faster and will do, see `dxray.attacks.engine.low_precision`.
+    low_precision: gradients in bfloat16 where that is faster and will do, see `engine.low_precision`.
     """
 
     steps: int
     polish: int
     walk: Callable[[int, torch.Size, int], Walk]  # of the slots, the images' shape and the gradients
-    coarse: bool = False
+    low_precision: bool = False
 
 
 L1_WALK = partial(SparseWalk, norm="l1", trust=16.0, error=(0.07, 0.2), memory=0.5)
@@ -39,14 +39,14 @@ L0_WALK = partial(SparseWalk, norm="l0", trust=64.0, error=(0.25, 0.6), memory=0
 
 PLANS: dict[str, dict[str, Plan]] = {
     "l2": {
-        "fast": Plan(4, 6, partial(L2Walk, turn=(0.65, 0.65)), coarse=True),
-        "default": Plan(6, 6, partial(L2Walk, turn=(0.65, 1.0)), coarse=True),
-        "thorough": Plan(28, 6, partial(L2Walk, turn=(0.8, 0.02), memory=1), coarse=True),
+        "fast": Plan(4, 6, partial(L2Walk, turn=(0.65, 0.65)), low_precision=True),
+        "default": Plan(6, 6, partial(L2Walk, turn=(0.65, 1.0)), low_precision=True),
+        "thorough": Plan(28, 6, partial(L2Walk, turn=(0.8, 0.02), memory=1), low_precision=True),
     },
     "linf": {
-        "fast": Plan(8, 0, partial(LinfWalk, tries=2), coarse=True),
-        "default": Plan(14, 0, partial(LinfWalk, tries=5), coarse=True),
-        "thorough": Plan(40, 0, partial(LinfWalk, tries=15), coarse=True),
+        "fast": Plan(8, 0, partial(LinfWalk, tries=2), low_precision=True),
+        "default": Plan(14, 0, partial(LinfWalk, tries=5), low_precision=True),
+        "thorough": Plan(40, 0, partial(LinfWalk, tries=15), low_precision=True),
     },
     "l1": {
         "fast": Plan(15, 0, L1_WALK),
@@ -127,5 +127,5 @@ def begin(
         floor=FLOOR + confidence,
         patience=1 if norm == "l2" else PATIENCE,
         polish=plan.polish,
-        coarse=plan.coarse,
+        low_precision=plan.low_precision,
     )

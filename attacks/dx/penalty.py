@@ -7,7 +7,7 @@ step looks at the rounded image and passes its gradient straight through, so a f
 import torch
 from torch import Tensor, nn
 
-from dxray.attacks.engine.batched_search import Room, Search
+from dxray.attacks.engine.batched_search import Bounds, Search
 from dxray.attacks.engine.norms import find_norm
 from dxray.attacks.engine.query import BATCH, FLOOR, Ledger, Query, log_likelihood, validate
 
@@ -86,13 +86,13 @@ class AdamWalk:
     def size(self, change: Tensor) -> Tensor:
         return find_norm(self.norm)(change.view(*change.shape, 1, 1))
 
-    def propose(self, room: Room) -> Tensor:
+    def propose(self, bounds: Bounds) -> Tensor:
         return self.at.round()
 
     def last(self) -> None:
         return None
 
-    def learn(self, room: Room, change: Tensor, gap: Tensor, slope: Tensor, step: Tensor, best: Tensor) -> Tensor:
+    def learn(self, bounds: Bounds, change: Tensor, gap: Tensor, slope: Tensor, step: Tensor, best: Tensor) -> Tensor:
         keep, age = (step > 0).unsqueeze(1), (step + 1).unsqueeze(1)
         self.at = torch.where(keep, self.at, 0.0)
         balance = slope / max(self.weight, 1e-30)
@@ -103,5 +103,5 @@ class AdamWalk:
         self.square = DECAY_SQUARES * torch.where(keep, self.square, 0.0) + (1 - DECAY_SQUARES) * uphill.square()
         scale = (self.square / (1 - DECAY_SQUARES**age)).sqrt() + 1e-12
         moved = self.at + self.lr * self.mean / (1 - DECAY**age) / scale
-        self.at = room.inside(moved)
+        self.at = bounds.inside(moved)
         return (step == 0) & (self.at == 0).all(dim=1)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dxray.attacks.engine.batched_search import Room
+from dxray.attacks.engine.batched_search import Bounds
 
 CROWD = 24  # pixels that may join in one look
 # The margin aimed at, as a share of the first gap, at the first and the last look.
@@ -30,15 +30,15 @@ class Pruning(NamedTuple):
     untried: Tensor
     many: Tensor
 
-    def look(self, room: Room, best: Tensor) -> Tensor:
-        far = torch.where(best > 0, room.high, torch.where(best < 0, room.low, 0.0))
+    def look(self, bounds: Bounds, best: Tensor) -> Tensor:
+        far = torch.where(best > 0, bounds.high, torch.where(best < 0, bounds.low, 0.0))
         gain = self._groups(self.slope * far).sum(dim=1)
         gain = torch.where(_touched(self._groups(best)) & self.untried, gain, torch.inf)
         place = gain.argsort(dim=1, stable=True).argsort(dim=1)
         stays = (place >= self.many.unsqueeze(1)) | (gain == torch.inf)
         return (self._groups(far) * stays.unsqueeze(1)).flatten(1)
 
-    def learn(self, room: Room, best: Tensor, change: Tensor, excess: Tensor) -> tuple["Pruning", Tensor]:
+    def learn(self, bounds: Bounds, best: Tensor, change: Tensor, excess: Tensor) -> tuple["Pruning", Tensor]:
         fooled, before, after = excess > 0, _touched(self._groups(best)), _touched(self._groups(change))
         in_vain = ~fooled & (self.many == 1)
         untried = self.untried & ~(in_vain.unsqueeze(1) & before & ~after)
@@ -83,7 +83,7 @@ class SparseWalk:
             return _touched(self._groups(change)).sum(dim=1).float()
         return change.abs().sum(dim=1)
 
-    def propose(self, room: Room) -> Tensor:
+    def propose(self, bounds: Bounds) -> Tensor:
         return self.at
 
     def last(self) -> "Pruning | None":
@@ -92,7 +92,7 @@ class SparseWalk:
         changed = _touched(self._groups(self.at))
         return Pruning(self.v, torch.ones_like(changed), (changed.sum(dim=1) // 2).clamp(min=1))
 
-    def learn(self, room: Room, change: Tensor, gap: Tensor, slope: Tensor, step: Tensor, best: Tensor) -> Tensor:
+    def learn(self, bounds: Bounds, change: Tensor, gap: Tensor, slope: Tensor, step: Tensor, best: Tensor) -> Tensor:
         begins, found = step == 0, best < torch.inf
         at = torch.where(begins.unsqueeze(1), 0.0, change)
         late = (step / max(self.steps, 1)).clamp(max=1)
@@ -104,16 +104,16 @@ class SparseWalk:
         self.trust = torch.where(begins, self.first, (self.trust * factor).clamp(*TRUST))
         self.v = torch.where(begins.unsqueeze(1), slope, self.memory * self.v + (1 - self.memory) * slope)
         aim = AIM[0] * (AIM[1] / AIM[0]) ** late * self.depth
-        self.at = self._smallest(room, at, gap + aim, found)
+        self.at = self._smallest(bounds, at, gap + aim, found)
         moved = self.at - at
         self.promised, self.gross = (self.v * moved).sum(dim=1), (self.v * moved).abs().sum(dim=1)
         self.before = gap
         return best <= 1
 
-    def _smallest(self, room: Room, at: Tensor, need: Tensor, found: Tensor) -> Tensor:
+    def _smallest(self, bounds: Bounds, at: Tensor, need: Tensor, found: Tensor) -> Tensor:
         """The smallest change that gains `need` (B,) over `at` by the slopes `v`, within the trust on the way out."""
         trust, sign = self.trust.unsqueeze(1), self.v.sign()
-        ahead = room.inside((at + trust * sign).round())
+        ahead = bounds.inside((at + trust * sign).round())
         # An image that was never fooled takes nothing back.
         back = torch.zeros_like(at) if self.norm == "l0" else at - at.clamp(-trust.round(), trust.round())
         back = torch.where(found.unsqueeze(1), back, at)

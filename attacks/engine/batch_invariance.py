@@ -18,7 +18,7 @@ Ask = Callable[[Tensor], tuple[Tensor, ...]]
 _found: WeakKeyDictionary[nn.Module, dict[Any, bool]] = WeakKeyDictionary()
 
 
-class Steadiness:
+class BatchInvariance:
     """Of a net, as one attack asks it. What is found out is kept beyond that, what it is found out by is not."""
 
     def __init__(self, net: nn.Module) -> None:

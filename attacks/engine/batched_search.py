@@ -20,7 +20,7 @@ GAIN = 3e-4  # share of the radius that a further look along a ray must promise
 NEAR = 5e-4  # how far beyond the border the last looks along a ray aim, as a share of the whole way
 
 
-class Room(NamedTuple):
+class Bounds(NamedTuple):
     """How far each value of each slot may move, in grey levels (B, D): `low` <= change <= `high`, both 0 off-mask."""
 
     low: Tensor
@@ -33,11 +33,11 @@ class Room(NamedTuple):
 class Last(Protocol):
     """The looks without gradient that follow a walk, as a tuple of tensors (B, ...)."""
 
-    def look(self, room: Room, best: Tensor) -> Tensor:
+    def look(self, bounds: Bounds, best: Tensor) -> Tensor:
         """The change (B, D) to look at next; `best` (B, D) is the one to be made smaller."""
         ...
 
-    def learn(self, room: Room, best: Tensor, change: Tensor, excess: Tensor) -> tuple["Last", Tensor]:
+    def learn(self, bounds: Bounds, best: Tensor, change: Tensor, excess: Tensor) -> tuple["Last", Tensor]:
         """What follows from `excess` (B,) logits beyond the border (< 0: not fooled) at `change`.
 
         `best` is that of before the look. Also returns bool (B,): whether a further look is worth it.
@@ -46,12 +46,12 @@ class Last(Protocol):
 
 
 class Confirming(NamedTuple):
-    """One look at what a walk by coarse slopes ended at."""
+    """One look at what a walk by low-precision slopes ended at."""
 
-    def look(self, room: Room, best: Tensor) -> Tensor:
+    def look(self, bounds: Bounds, best: Tensor) -> Tensor:
         return best
 
-    def learn(self, room: Room, best: Tensor, change: Tensor, excess: Tensor) -> tuple["Confirming", Tensor]:
+    def learn(self, bounds: Bounds, best: Tensor, change: Tensor, excess: Tensor) -> tuple["Confirming", Tensor]:
         return self, torch.zeros_like(excess, dtype=torch.bool)
 
 
@@ -62,18 +62,18 @@ class Ray(NamedTuple):
     radius: Tensor
     slope: Tensor
 
-    def look(self, room: Room, best: Tensor) -> Tensor:
-        return self.at(self.radius, room)
+    def look(self, bounds: Bounds, best: Tensor) -> Tensor:
+        return self.at(self.radius, bounds)
 
-    def learn(self, room: Room, best: Tensor, change: Tensor, excess: Tensor) -> tuple["Ray", Tensor]:
+    def learn(self, bounds: Bounds, best: Tensor, change: Tensor, excess: Tensor) -> tuple["Ray", Tensor]:
         gained = (self.slope * change).sum(dim=1)
-        radius = self.reach(gained * (1 + NEAR) - excess, room)
+        radius = self.reach(gained * (1 + NEAR) - excess, bounds)
         return self._replace(radius=radius), (excess <= 0) | (radius < self.radius * (1 - GAIN))
 
-    def at(self, radius: Tensor, room: Room) -> Tensor:
-        return room.inside((radius.unsqueeze(1) * self.direction).round_())
+    def at(self, radius: Tensor, bounds: Bounds) -> Tensor:
+        return bounds.inside((radius.unsqueeze(1) * self.direction).round_())
 
-    def reach(self, wanted: Tensor, room: Room) -> Tensor:
+    def reach(self, wanted: Tensor, bounds: Bounds) -> Tensor:
         """The smallest radius (B,), at most a quarter off the present one, where slope . change is at least `wanted`.
 
         It is the rounded change that counts, not the ray: near the border single grey levels decide.
@@ -81,7 +81,7 @@ class Ray(NamedTuple):
         low, high = 0.8 * self.radius, 1.25 * self.radius
         for _ in range(14):
             middle = (low + high) / 2
-            enough = (self.slope * self.at(middle, room)).sum(dim=1) >= wanted
+            enough = (self.slope * self.at(middle, bounds)).sum(dim=1) >= wanted
             low, high = torch.where(enough, low, middle), torch.where(enough, middle, high)
         return high
 
@@ -93,11 +93,11 @@ class Walk(Protocol):
         """The size (B,) to be made smallest."""
         ...
 
-    def propose(self, room: Room) -> Tensor:
-        """The next change (B, D) to look at, whole levels within the room."""
+    def propose(self, bounds: Bounds) -> Tensor:
+        """The next change (B, D) to look at, whole levels within the bounds."""
         ...
 
-    def learn(self, room: Room, change: Tensor, gap: Tensor, slope: Tensor, step: Tensor, best: Tensor) -> Tensor:
+    def learn(self, bounds: Bounds, change: Tensor, gap: Tensor, slope: Tensor, step: Tensor, best: Tensor) -> Tensor:
         """Take in what was seen at `change`: `gap` (B,) logits to go (< 0: fooled), `slope` (B, D) per grey level.
 
         `step` (B,) is the number of earlier looks of each slot, 0 for one that has just begun (its change was zero);
@@ -116,11 +116,11 @@ class Search:
 
     A point fools when its margin exceeds `floor`. An image is looked at `steps` times, one that is never fooled up to
     `patience` times as often; the slopes are those of `score`. Then follow up to `polish` looks without gradient, as
-    the walk has them. An image that is already wrong, has no room, or whose first gradient is zero comes back
+    the walk has them. An image that is already wrong, may not change, or whose first gradient is zero comes back
     unchanged; one that is never fooled comes back as the point of largest margin.
 
-    With `coarse` the walks go by slopes in bfloat16, where these will do, and the looks without gradient, then at least
-    one, say what fools; where none of them does, an image is searched again without.
+    With `low_precision` the walks go by slopes in bfloat16, where these will do, and the looks without gradient,
+    then at least one, say what fools; where none of them does, an image is searched again without.
 
     A row is an image's number in the query's labels, which hold it before it enters. Once that image has left, the row
     may be another's.
@@ -137,14 +137,16 @@ class Search:
         patience: int = 1,
         polish: int = 0,
         score: Score = margin,
-        coarse: bool = False,
+        low_precision: bool = False,
     ) -> None:
         self.query, self.shape = query, shape
         self.images = Images.none(shape.numel())
         places = partial(Slots, query, shape, self.images, steps=steps, floor=floor, patience=patience, score=score)
-        self._slots = [places(walk=walk, polish=polish, coarse=False)]  # in the order in which an image may take them
-        if coarse and query.coarse_will_do(shape):
-            self._slots.insert(0, places(walk=deepcopy(walk), polish=max(polish, 1), coarse=True))
+        self._slots = [
+            places(walk=walk, polish=polish, low_precision=False)
+        ]  # in the order in which an image may take them
+        if low_precision and query.low_precision_suffices(shape):
+            self._slots.insert(0, places(walk=deepcopy(walk), polish=max(polish, 1), low_precision=True))
 
     def all(self, inputs: Tensor, mask: Tensor | None = None) -> Tensor:
         """What is found for all images of the query, float32 (N, C, H, W) on the lattice."""
@@ -161,7 +163,7 @@ class Search:
         """
         self.images.put(rows, inputs, mask)
         first = self._slots[0]
-        if first.coarse:
+        if first.low_precision:
             margins, predicted = self.query.answers(inputs, rows)
             wrong = _already_wrong(self.query, rows, margins, predicted)
             self.images.inside[rows[wrong]] = False
@@ -193,7 +195,7 @@ class Search:
         return from_levels(self.images.best[rows]).view(-1, *self.shape)
 
     def _left(self, slots: "Slots", looked: Tensor, left: Tensor) -> Tensor:
-        if slots.coarse:
+        if slots.low_precision:
             missed = self.images.size[left] == torch.inf
             self._slots[-1].enter(left[missed])
             left = left[~missed]
@@ -234,7 +236,7 @@ class Images:
 class Slots:
     """Places for a batch of images at a time, which walk, are polished, and leave.
 
-    With `coarse` what looks take for fooled while walking comes to polishing as not fooled yet.
+    With `low_precision` what looks take for fooled while walking comes to polishing as not fooled yet.
     """
 
     def __init__(
@@ -249,16 +251,16 @@ class Slots:
         patience: int,
         polish: int,
         score: Score,
-        coarse: bool,
+        low_precision: bool,
     ) -> None:
         self.query, self.shape, self.images, self.walk = query, shape, images, walk
         self.steps, self.floor, self.patience = steps, floor, patience
-        self.looks, self.score, self.coarse = polish, score, coarse
+        self.looks, self.score, self.low_precision = polish, score, low_precision
         batch, values = query.batch, shape.numel()
         self.waiting = torch.zeros(0, dtype=torch.int64)
         self.rows = torch.full((batch,), -1)
         self.start, self.best = torch.zeros(2, batch, values)
-        self.room = Room(*torch.zeros(2, batch, values))
+        self.bounds = Bounds(*torch.zeros(2, batch, values))
         self.step = torch.zeros(batch, dtype=torch.int64)
         self.size, self.furthest = torch.zeros(2, batch)
         self.unpolished: list[Unpolished] = []
@@ -279,10 +281,10 @@ class Slots:
         self._fill()
         query, rows = self.query, self.rows
         first = self.step == 0
-        change = torch.where(first.unsqueeze(1), 0.0, self.walk.propose(self.room))
-        gradients = query.coarse_gradients if self.coarse else query.gradients
+        change = torch.where(first.unsqueeze(1), 0.0, self.walk.propose(self.bounds))
+        gradients = query.low_precision_gradients if self.low_precision else query.gradients
         look = gradients(from_levels(self.start + change).view(-1, *self.shape), rows, self.score)
-        slope = look.slope.flatten(1) / LEVELS * (self.room.low < self.room.high)
+        slope = look.slope.flatten(1) / LEVELS * (self.bounds.low < self.bounds.high)
         fooled = look.margin > self.floor
         changed = self.walk.size(change)
         further = (self.size == torch.inf) & (look.margin > self.furthest)
@@ -290,7 +292,7 @@ class Slots:
         self.best = torch.where(better.unsqueeze(1), change, self.best)
         self.size = torch.where(better & fooled, changed, self.size)
         self.furthest = torch.where(better, look.margin, self.furthest)
-        enough = self.walk.learn(self.room, change, self.floor - look.margin, slope, self.step, self.size)
+        enough = self.walk.learn(self.bounds, change, self.floor - look.margin, slope, self.step, self.size)
         self.step += 1
         hopeless = first & (_already_wrong(query, rows, look.margin, look.predicted) | (slope == 0).all(dim=1))
         over = self.step >= torch.where(self.size < torch.inf, self.steps, self.patience * self.steps)
@@ -298,15 +300,17 @@ class Slots:
         looked = rows[rows >= 0]
         self.images.best[rows[done]] = self.start[done] + self.best[done]
         last = self.walk.last() if self.looks else None
-        if self.coarse and last is None:
+        if self.low_precision and last is None:
             last = Confirming()
-        left = done & ~hopeless & ~(self.coarse & (self.size == torch.inf))
+        left = done & ~hopeless & ~(self.low_precision & (self.size == torch.inf))
         if last is None:
             left = torch.zeros_like(left)
         elif bool(left.any()):
-            known = torch.full_like(self.size, torch.inf) if self.coarse else self.size
+            known = torch.full_like(self.size, torch.inf) if self.low_precision else self.size
             looks = torch.full_like(rows, self.looks)
-            self.unpolished.append(Unpolished(rows, self.start, self.room, self.best, known, looks, last).picked(left))
+            self.unpolished.append(
+                Unpolished(rows, self.start, self.bounds, self.best, known, looks, last).picked(left)
+            )
         gone = rows[done & ~left]
         self.rows = torch.where(done, -1, rows)
         return looked, gone
@@ -319,10 +323,10 @@ class Slots:
         batch = self.query.batch
         together: Unpolished = _mapped(lambda *values: torch.cat(values), *self.unpolished)
         rest, few = together.picked(slice(batch, None)), together.padded(batch)
-        rows, start, room, best, size, looks, last = few
-        change = last.look(room, best)
+        rows, start, bounds, best, size, looks, last = few
+        change = last.look(bounds, best)
         excess = self.query.margins(from_levels(start + change).view(-1, *self.shape), rows) - self.floor
-        last, worth = last.learn(room, best, change, excess)
+        last, worth = last.learn(bounds, best, change, excess)
         changed = self.walk.size(change)
         better = (excess > 0) & (changed < size)
         best = torch.where(better.unsqueeze(1), change, best)
@@ -330,7 +334,7 @@ class Slots:
         real = rows >= 0
         self.images.best[rows[real]], self.images.size[rows[real]] = (start + best)[real], size[real]
         again = real & worth & (looks > 1)
-        still = Unpolished(rows, start, room, best, size, looks - 1, last).picked(again)
+        still = Unpolished(rows, start, bounds, best, size, looks - 1, last).picked(again)
         self.unpolished = [images for images in (still, rest) if len(images.rows)]
         return rows[real], rows[real & ~again]
 
@@ -344,7 +348,10 @@ class Slots:
         self.start[free], self.best[free], self.step[free] = self.images.home[coming], 0.0, 0
         self.size[free], self.furthest[free] = torch.inf, -torch.inf
         allowed = self.images.allowed[coming]
-        self.room.low[free], self.room.high[free] = -self.start[free] * allowed, (LEVELS - self.start[free]) * allowed
+        self.bounds.low[free], self.bounds.high[free] = (
+            -self.start[free] * allowed,
+            (LEVELS - self.start[free]) * allowed,
+        )
 
 
 class Unpolished(NamedTuple):
@@ -352,7 +359,7 @@ class Unpolished(NamedTuple):
 
     rows: Tensor
     start: Tensor
-    room: Room
+    bounds: Bounds
     best: Tensor
     size: Tensor
     looks: Tensor

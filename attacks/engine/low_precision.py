@@ -18,7 +18,7 @@ TRIED = 4  # points
 _found: WeakKeyDictionary[nn.Module, dict[Any, tuple[int, bool]]] = WeakKeyDictionary()
 
 
-def coarse_will_do(net: nn.Module, exact: Ask, coarse: Ask, shape: torch.Size) -> bool:
+def low_precision_suffices(net: nn.Module, exact: Ask, low: Ask, shape: torch.Size) -> bool:
     """Whether slopes of `net` are worth having in bfloat16: here that is faster, and they show the same way.
 
     It is tried once for each net and `shape` (C, H, W) of images, and again when weights have changed: on noise, so
@@ -32,7 +32,7 @@ def coarse_will_do(net: nn.Module, exact: Ask, coarse: Ask, shape: torch.Size) -
     if key not in found or found[key][0] != changes:
         noise = torch.rand((TRIED, *shape), generator=torch.Generator().manual_seed(0))
         with torch.random.fork_rng(devices=[]):
-            found[key] = changes, _alike(exact, coarse, (noise * 255).round() / 255)
+            found[key] = changes, _alike(exact, low, (noise * 255).round() / 255)
     return found[key][1]
 
 
@@ -41,9 +41,9 @@ def _multiplies(device: torch.device) -> bool:
     return device.type == "cpu" and any(probe() for probe in probes)
 
 
-def _alike(exact: Ask, coarse: Ask, points: Tensor) -> bool:
+def _alike(exact: Ask, low: Ask, points: Tensor) -> bool:
     try:
-        (_, fine), (_, rough) = exact(points), coarse(points)
+        (_, fine), (_, rough) = exact(points), low(points)
     except Exception:  # whatever a net says to autocast, or to this many points
         return False
     cosines = nn.functional.cosine_similarity(fine.flatten(1), rough.flatten(1))

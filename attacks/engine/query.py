@@ -16,9 +16,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dxray.attacks.engine.batch_invariance import Ask, Steadiness
+from dxray.attacks.engine.batch_invariance import Ask, BatchInvariance
 from dxray.attacks.engine.folding import Swap, fold, unfold
-from dxray.attacks.engine.low_precision import coarse_will_do
+from dxray.attacks.engine.low_precision import low_precision_suffices
 
 FLOOR = 1e-3  # a margin (in logits) that another batch shape, layout or thread count does not round away
 KEPT = 64  # answers of an image
@@ -186,7 +186,7 @@ class Query:
         self._training: list[tuple[nn.Module, bool]] = []
         self._trainable: list[nn.Parameter] = []
         self._folded: list[Swap] = []
-        self._steady = Steadiness(net)
+        self._invariance = BatchInvariance(net)
 
     def __enter__(self) -> "Query":
         self._training = [(module, module.training) for module in self.net.modules()]
@@ -224,12 +224,12 @@ class Query:
         targets = None if self.targets is None else self.targets[owner]
         return margin(logits, self.labels[owner], targets), logits.argmax(dim=1)
 
-    def coarse_will_do(self, shape: torch.Size) -> bool:
-        """Whether `coarse_gradients` are worth asking for at points of a shape (C, H, W): see `dxray.attacks.engine.low_precision`."""
-        return coarse_will_do(
+    def low_precision_suffices(self, shape: torch.Size) -> bool:
+        """Whether `low_precision_gradients` will do at points of a shape (C, H, W): see `engine.low_precision`."""
+        return low_precision_suffices(
             self.net,
             lambda some: self._said_and_slope(self._laid_out(some)),
-            lambda some: self._said_and_slope_coarsely(self._laid_out(some)),
+            lambda some: self._said_and_slope_in_low_precision(self._laid_out(some)),
             shape,
         )
 
@@ -239,27 +239,31 @@ class Query:
         A net whose logits do not depend on the input has gradient zero; so has a pixel whose gradient is not finite,
         for it tells no direction.
         """
-        return self._looked(points, rows, score, coarse=False)
+        return self._looked(points, rows, score, low_precision=False)
 
-    def coarse_gradients(self, points: Tensor, rows: Tensor, score: Score = margin) -> Look:
+    def low_precision_gradients(self, points: Tensor, rows: Tensor, score: Score = margin) -> Look:
         """`gradients` computed in bfloat16: faster, and not to be relied on where a hundredth counts."""
-        return self._looked(points, rows, score, coarse=True)
+        return self._looked(points, rows, score, low_precision=True)
 
-    def _looked(self, points: Tensor, rows: Tensor, score: Score, *, coarse: bool) -> Look:
+    def _looked(self, points: Tensor, rows: Tensor, score: Score, *, low_precision: bool) -> Look:
         real = _real(rows)
         margins, slopes, predicted, scores = [], [], [], []
-        what, ask = ("coarse slopes", self._said_and_slope_coarsely) if coarse else ("slopes", self._said_and_slope)
+        what, ask = (
+            ("low-precision slopes", self._said_and_slope_in_low_precision)
+            if low_precision
+            else ("slopes", self._said_and_slope)
+        )
         for chunk, owner, asked in self._chunks(points[real], rows[real], what, ask):
             image = torch.nn.functional.pad(owner.clamp(min=0), (0, len(chunk) - len(owner)))
             labels, targets = self.labels[image], None if self.targets is None else self.targets[image]
             with torch.enable_grad():
                 chunk.requires_grad_(True)
-                with _coarsely(chunk.device) if coarse else nullcontext():
+                with _in_low_precision(chunk.device) if low_precision else nullcontext():
                     said = self.net(chunk)
                 logits = self._checked(said.to(points.device), owner, len(chunk))
                 scored = score(logits, labels, targets)
                 total = scored.sum()
-            if not coarse:
+            if not low_precision:
                 self.ledger.note(asked.detach(), owner, logits.detach()[: len(owner)])
             slope = _slope(total, chunk)
             margins.append(margin(logits.detach(), labels, targets)[: len(owner)])
@@ -280,7 +284,7 @@ class Query:
         """How many points the net is given at once for these few: `batch`, or the least share that is the same."""
         whole = torch.Size((self.batch, *part.shape[1:]))
         for few in _shares(self.batch):
-            if few >= len(part) and self._steady.holds(what, lambda some: ask(self._laid_out(some)), few, whole):
+            if few >= len(part) and self._invariance.holds(what, lambda some: ask(self._laid_out(some)), few, whole):
                 return few
         return self.batch
 
@@ -308,8 +312,8 @@ class Query:
             total = (logits * torch.linspace(-1, 1, logits.shape[1], device=logits.device)).sum()
         return logits.detach(), _slope(total, points)
 
-    def _said_and_slope_coarsely(self, points: Tensor) -> tuple[Tensor, ...]:
-        with _coarsely(points.device):
+    def _said_and_slope_in_low_precision(self, points: Tensor) -> tuple[Tensor, ...]:
+        with _in_low_precision(points.device):
             return self._said_and_slope(points)
 
     def _checked(self, logits: Tensor, owner: Tensor, count: int) -> Tensor:
@@ -338,7 +342,7 @@ def _shares(batch: int) -> list[int]:
     return sorted(share for share in halves + ([3 * batch // 4] if batch % 4 == 0 else []) if share >= LEAST)
 
 
-def _coarsely(device: torch.device) -> AbstractContextManager[None]:
+def _in_low_precision(device: torch.device) -> AbstractContextManager[None]:
     return torch.autocast(device.type, dtype=torch.bfloat16)
 
 

@@ -37,7 +37,7 @@ def augmented(
     reach: float = 2.5,
     light: float = 0.15,
     strength: float = 1.0,
-    erase: float = 0.0,
+    random_erasing: float = 0.0,
 ) -> Tensor:
     """uint8 `(N, C, H, W)` -> float32 in [0, 1], channels last, on `device`: each image changed on its own.
 
@@ -49,7 +49,7 @@ def augmented(
         reach: pixels by which it is moved at most, in either direction.
         light: the most by which brightness and contrast change, as a share of the whole range.
         strength: what `turn`, `zoom` and `reach` are multiplied by.
-        erase: the share of images in which a grey rectangle hides a part (Zhong et al. 2017, arXiv 1708.04896).
+        random_erasing: share of images in which a grey rectangle hides a part (Zhong et al. 2017, arXiv 1708.04896).
     """
     n, _, height, width = images.shape
     # Sampled in the order that the sampler is fast in, then laid out: its result is never channels last, and
@@ -62,8 +62,8 @@ def augmented(
     )
     shift, gain = (_between(-light, light, 2, n, 1, 1, 1)).to(device)
     moved.mul_(1 + gain).add_(shift - gain / 2).clamp_(0, 1)
-    if erase:
-        hidden, shade = _rectangles(n, height, width, erase)
+    if random_erasing:
+        hidden, shade = _rectangles(n, height, width, random_erasing)
         moved = torch.where(hidden.to(device), shade.to(device), moved)
     return to_device(moved, device)
 

@@ -45,7 +45,7 @@ class Faces:
 
     ``images`` uint8 ``(N, C, H, W)`` in 0..255, ``labels`` int64 ``(N,)`` into ``classes``, ``names`` unique str
     ``(N,)``, ``splits`` ``(N,)`` of ``SPLITS``, ``source`` the spec they were read from, ``skipped`` pairs of a name
-    and the reason it is not among them, ``beside`` what else was asked and is told of each face: int64 ``(N,)`` by
+    and the reason it is not among them, ``auxiliary`` what else was asked and is told of each face: int64 ``(N,)`` by
     name, classes from 0 up, -1 for unknown.
     """
 
@@ -56,7 +56,7 @@ class Faces:
     classes: tuple[str, ...]
     source: str
     skipped: tuple[tuple[str, str], ...] = ()
-    beside: Mapping[str, np.ndarray] = field(default_factory=dict)
+    auxiliary: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -81,7 +81,7 @@ class Faces:
             self.splits[rows],
             self.classes,
             self.source,
-            beside={name: values[rows] for name, values in self.beside.items()},
+            auxiliary={name: values[rows] for name, values in self.auxiliary.items()},
         )
 
     def summary(self) -> str:
@@ -116,15 +116,15 @@ def read(
     limit: int | None = None,
     unlabelled: bool = False,
     known: Collection[str] | None = None,
-    beside: Sequence[str] = (),
+    auxiliary: Sequence[str] = (),
 ) -> Faces:
     """Read the faces of ``spec`` (see the top of this file) as ``channels`` x ``size``, ``(H, W)`` or a side.
 
     ``classes`` names the classes in the order of their labels, where they are not male and female. ``label`` is the
     label column of a Parquet file or Hugging Face data set. ``limit`` is the most faces to read. ``seed`` is for
     synthetic faces only. ``unlabelled`` also takes images without a label, as -1. ``known`` are names of faces that the
-    caller has: only others are opened, of which there may be none, or none of some class. ``beside`` names further
-    columns (UTKFace: age and race) that are read where the source has them, as classes: `dxray.models.data.class_names.groups`.
+    caller has: only others are opened, of which there may be none, or none of some class. ``auxiliary`` names further
+    columns (UTKFace: age and race) that are read where the source has them, as classes: `class_names.groups`.
 
     Raises ``FacesError``; a single image that cannot be read is put in ``skipped`` instead.
     """
@@ -141,7 +141,9 @@ def read(
         height, width = height_width(size)
     except ValueError as error:
         raise FacesError(str(error)) from error
-    wanted = Wanted((height, width), channels, seed, checked_classes(classes), label, limit, unlabelled, tuple(beside))
+    wanted = Wanted(
+        (height, width), channels, seed, checked_classes(classes), label, limit, unlabelled, tuple(auxiliary)
+    )
 
     try:
         return _load(spec, READERS[kind](place, wanted), limit, known)
@@ -220,10 +222,17 @@ def _load(spec: str, listing: Listing, limit: int | None, known: Collection[str]
         images, rows = images[kept], rows[kept]
         if limit is None and known is None:
             need_all_classes(spec, listing.labels[rows][listing.labels[rows] >= 0], listing.classes)
-    beside = {name: values[rows] for name, values in listing.beside.items()}
+    auxiliary = {name: values[rows] for name, values in listing.auxiliary.items()}
     skipped.sort()
     return Faces(
-        images, listing.labels[rows], names[rows], splits[rows], listing.classes, spec, tuple(skipped), beside=beside
+        images,
+        listing.labels[rows],
+        names[rows],
+        splits[rows],
+        listing.classes,
+        spec,
+        tuple(skipped),
+        auxiliary=auxiliary,
     )
 
 

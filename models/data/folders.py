@@ -33,12 +33,12 @@ def list_utkface(place: str, wanted: Wanted) -> Listing:
 
 def _with_told(listing: Listing, wanted: Wanted) -> Listing:
     """A listing of UTKFace with what its names tell beside the gender, as far as it is wanted."""
-    names = [name for name in wanted.beside if name in ("age", "race")]
+    names = [name for name in wanted.auxiliary if name in ("age", "race")]
     if not names:
         return listing
     told = [told_by_utkface(file.rpartition("/")[2]) for file in listing.names]
     columns = {name: [one.get(name, np.nan) for one in told] for name in names}
-    return listing._replace(beside={name: groups(np.array(values, np.float64)) for name, values in columns.items()})
+    return listing._replace(auxiliary={name: groups(np.array(values, np.float64)) for name, values in columns.items()})
 
 
 def list_folder(place: str, wanted: Wanted) -> Listing:

@@ -36,7 +36,7 @@ class Wanted(NamedTuple):
     label: str | None
     limit: int | None
     unlabelled: bool = False
-    beside: tuple[str, ...] = ()
+    auxiliary: tuple[str, ...] = ()
 
 
 # Rows of the listing -> their images uint8 (len(rows), C, H, W), and a reason for each position that has none.
@@ -46,7 +46,7 @@ Loader = Callable[[np.ndarray], tuple[np.ndarray, dict[int, str]]]
 class Listing(NamedTuple):
     """What a source holds, before any image is decoded; a label of -1 is none.
 
-    ``splits`` is None where the source has none of its own. ``beside`` holds what else was wanted and is told, as
+    ``splits`` is None where the source has none of its own. ``auxiliary`` holds what else was wanted and is told, as
     classes from 0 up, -1 for unknown.
     """
 
@@ -56,7 +56,7 @@ class Listing(NamedTuple):
     classes: tuple[str, ...]
     load: Loader
     skipped: list[tuple[str, str]]
-    beside: Mapping[str, np.ndarray] = MappingProxyType({})
+    auxiliary: Mapping[str, np.ndarray] = MappingProxyType({})
 
 
 def path_of(place: str) -> Path:

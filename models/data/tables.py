@@ -176,7 +176,7 @@ def _table_listing(
         classes,
         load,
         skipped,
-        {name: _groups(table.column(name))[taken] for name in wanted.beside if name in table.column_names},
+        {name: _groups(table.column(name))[taken] for name in wanted.auxiliary if name in table.column_names},
     )
 
 
@@ -218,7 +218,7 @@ def _labels(
 
 
 def _asked(label: str, wanted: Wanted) -> list[str]:
-    return list(dict.fromkeys(("name", "split", label, *wanted.beside)))
+    return list(dict.fromkeys(("name", "split", label, *wanted.auxiliary)))
 
 
 def _groups(column: pa.ChunkedArray) -> np.ndarray:

@@ -65,10 +65,10 @@ class Evidence:
     Attributes:
         classes: their names, in the order of the logits.
         splits: "train" and, of images that the net did not learn from, "validation" and "test"; as far as there are.
-        history: the rows of `dxray.models.training.train.fit`.
+        history: the rows of `train.fit`.
         diverged: the reason why the training ended without a net.
         lr: its learning rate, the highest of its schedule.
-        layers: `dxray.models.training.layer_stats.layer_figures` of the net as it is now.
+        layers: `layer_stats.layer_figures` of the net as it is now.
         inputs: (mean, standard deviation) of what enters the first layer with weights, of the channel furthest off.
         outputs: raw outputs for some images and for noise far outside [0, 1].
         rates: what a range test of the learning rate gave.

@@ -65,7 +65,7 @@ def range_test(
 
     Args:
         images, labels: uint8 `(N, C, H, W)` and int64 `(N,)`; the first 32 are taken.
-        optimizer, weight_decay: as `dxray.models.training.train.fit` takes them; those of the training that is examined.
+        optimizer, weight_decay: as `train.fit` takes them; those of the training that is examined.
         on_step: called after each step, `MOST_STEPS` times at most.
     """
     device = device_of(net)

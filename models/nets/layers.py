@@ -11,7 +11,7 @@ from torch import Tensor, nn
 class Normalise(nn.Module):
     """`(x - mean) / std` per channel, as the net's first layer, so that everything outside the net stays in [0, 1].
 
-    The statistics are buffers: they travel in the checkpoint; `dxray.models.training.train.fit` sets them from the training images.
+    The statistics are buffers: they travel in the checkpoint; `train.fit` sets them from the training images.
     """
 
     mean: Tensor

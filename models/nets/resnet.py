@@ -42,10 +42,10 @@ class ResNet(nn.Module):
         convs: 3x3 convolutions in a block, an even number: two for each residual.
         filters: filters of each convolution of the first block; each block has twice those of the one before, and the
             convolution at full size half of them.
-        full: residuals at full size, with the filters of the convolution there; 0 or more.
+        stem_blocks: residuals at full size, with the filters of the convolution there; 0 or more.
         dropout: share of values dropped within each residual and before the last layer, in [0, 1).
-        mirror: in eval mode the logits are the mean of those of the image and of its mirror image, for twice the time.
-        moved: in eval mode also of the image moved by a pixel up, down, left and right, for five times the time.
+        tta_flip: in eval mode the logits are the mean of those of the image and its mirror image, for twice the time.
+        tta_shift: in eval mode also of the image moved by a pixel up, down, left and right, for five times the time.
         classes, channels, size: what goes in and out; `size` is (height, width) in pixels.
 
     Raises:
@@ -58,10 +58,10 @@ class ResNet(nn.Module):
         blocks: int = 3,
         convs: int = 4,
         filters: int = 32,
-        full: int = 0,
+        stem_blocks: int = 0,
         dropout: float = 0.0,
-        mirror: bool = False,
-        moved: bool = False,
+        tta_flip: bool = False,
+        tta_shift: bool = False,
         classes: int = 2,
         channels: int = 1,
         size: tuple[int, int] = (48, 48),
@@ -70,15 +70,15 @@ class ResNet(nn.Module):
         check_grid(size, blocks=blocks, convs=convs, filters=filters, dropout=dropout)
         if convs % 2:
             raise ValueError(f"convs={convs}: a residual has two convolutions, so a ResNet needs an even number")
-        if full < 0:
-            raise ValueError(f"full={full}: residuals at full size must be 0 or more")
-        self.mirror, self.moved = mirror, moved
+        if stem_blocks < 0:
+            raise ValueError(f"stem_blocks={stem_blocks}: residuals at full size must be 0 or more")
+        self.tta_flip, self.tta_shift = tta_flip, tta_shift
         self.normalise = Normalise(channels)
         inputs = max(1, filters // 2)
         self.stem = nn.Sequential(
             nn.Conv2d(channels, inputs, 3, padding=1, bias=False), nn.BatchNorm2d(inputs), nn.ReLU(inplace=True)
         )
-        layers: list[nn.Module] = [Residual(inputs, inputs, dropout=dropout) for _ in range(full)]
+        layers: list[nn.Module] = [Residual(inputs, inputs, dropout=dropout) for _ in range(stem_blocks)]
         for block in range(blocks):
             layers.append(Halve())
             for _ in range(convs // 2):
@@ -88,10 +88,10 @@ class ResNet(nn.Module):
         self.head = nn.Sequential(nn.Dropout(dropout), Logits(inputs, classes))
 
     def forward(self, images: Tensor) -> Tensor:
-        if self.training or not (self.mirror or self.moved):
+        if self.training or not (self.tta_flip or self.tta_shift):
             return self._logits(images)
-        views = [images, *_moved(images)] if self.moved else [images]
-        if self.mirror:
+        views = [images, *_moved(images)] if self.tta_shift else [images]
+        if self.tta_flip:
             views += [view.flip(3) for view in views]
         return torch.stack([self._logits(view) for view in views]).mean(0)
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 WEIGHT = 0.3  # of each further label's loss, beside 1 of the class's
 
 
-class Beside(nn.Module):
+class AuxiliaryHeads(nn.Module):
     """The layers for further labels, int64 (N,) by name, -1 for unknown, of the images that `net` learns from."""
 
     def __init__(self, net: nn.Module, labels: Mapping[str, np.ndarray]) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from dxray.models.data.batches import augmented, device_of, to_device
-from dxray.models.training.auxiliary import Beside
+from dxray.models.training.auxiliary import AuxiliaryHeads
 from dxray.models.training.layer_stats import layer_figures
 from dxray.models.training.state import load_state, save_state
 
@@ -69,12 +69,12 @@ def fit(
     schedule: str = "onecycle",
     label_smoothing: float = 0.05,
     augment: bool = True,
-    strength: float = 1.0,
-    erase: float = 0.0,
-    average: float = 0.0,
+    augment_strength: float = 1.0,
+    random_erasing: float = 0.0,
+    ema: float = 0.0,
     precision: str = "auto",
     objective: Objective | None = None,
-    beside: Mapping[str, np.ndarray] | None = None,
+    auxiliary: Mapping[str, np.ndarray] | None = None,
     judge: Callable[[nn.Module], dict[str, Any]] | None = None,
     seed: int = 0,
     device: torch.device | None = None,
@@ -92,15 +92,15 @@ def fit(
         validation: a second such pair, evaluated after each epoch.
         lr: the highest learning rate of the schedule.
         schedule: "onecycle" (linear rise over a quarter of the steps, then a cosine to zero) or "cosine" (no rise).
-        augment: each image is mirrored, turned, zoomed, moved and lit at random, see `dxray.models.data.batches.augmented`.
-        strength: how far `augment` turns, zooms and moves, as a multiple of `augmented`'s own.
-        erase: share of the images, in [0, 1], of which `augment` also hides a part.
-        average: the net at the end, and at each validation, is an exponential average of the weights over the steps
+        augment: each image is mirrored, turned, zoomed, moved and lit at random, see `batches.augmented`.
+        augment_strength: how far `augment` turns, zooms and moves, as a multiple of `augmented`'s own.
+        random_erasing: share of the images, in [0, 1], of which `augment` also hides a part.
+        ema: the net at the end, and at each validation, is an exponential average of the weights over the steps
             (Polyak and Juditsky 1992), which keeps this share of itself at each, in [0, 1); 0: the last weights.
         precision: "auto" (bfloat16 where the hardware is faster in it), "float32" or "bfloat16".
-        objective: what is learnt from a batch, such as `dxray.defenses.adversarial_training.adversarial("pgd")`; None: its
+        objective: what is learnt from a batch, such as `adversarial_training.adversarial("pgd")`; None: its
             cross-entropy, with `label_smoothing`. One that steps more than once a batch does so at one learning rate.
-        beside: further labels of the images, int64 `(N,)` by name, see `dxray.models.training.auxiliary`, that are learnt as well.
+        auxiliary: further labels of images, int64 `(N,)` by name, that are learnt as well, see `training.auxiliary`.
         judge: gives figures of the net after each epoch, among them a `score`, and by how much that may be off, its
             `doubt` (none: 0); the net at the end is that of the last epoch whose score is, for all one can tell, not
             below an earlier one.
@@ -109,7 +109,7 @@ def fit(
 
     Returns:
         A row per epoch: `epoch` (from 1), `loss`, `train_accuracy` (of the augmented images, as seen while learning),
-        `seconds`, `images_per_second`, `layers` (see `dxray.models.training.layer_stats.layer_figures`, after the epoch), with
+        `seconds`, `images_per_second`, `layers` (see `layer_stats.layer_figures`, after the epoch), with
         `validation` also `validation_loss` and `validation_accuracy`, and the figures of `judge`.
 
     Raises:
@@ -121,16 +121,16 @@ def fit(
     device = device or device_of_choice()
     net.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
     _set_statistics(net, images)
-    further = _further(net, beside, seed, device)
+    further = _further(net, auxiliary, seed, device)
     optimiser = optimizer_of(optimizer, nn.ModuleList([net, further]) if further else net, lr, weight_decay)
     autocast = _autocast(precision, device)
     objective = objective or cross_entropy(label_smoothing)
     steps = math.ceil(len(images) / batch_size)
     rate = _schedule(schedule, epochs * steps)
-    averaged = _averaged(net, average)
+    averaged = _averaged(net, ema)
     best = copy.deepcopy(net) if judge else None
     nets: dict[str, nn.Module] = {"net": net} | ({"average": averaged} if averaged else {})
-    nets |= ({"best": best} if best else {}) | ({"beside": further} if further else {})
+    nets |= ({"best": best} if best else {}) | ({"auxiliary": further} if further else {})
     history = load_state(state, nets, optimiser) if state else []
     cuda = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda), further.watching() if further else nullcontext():
@@ -145,7 +145,9 @@ def fit(
                     group["lr"] = lr * rate(epoch * steps + step)
                 batch = images[rows.numpy()]
                 inputs = (
-                    augmented(batch, device, strength=strength, erase=erase) if augment else to_device(batch, device)
+                    augmented(batch, device, strength=augment_strength, random_erasing=random_erasing)
+                    if augment
+                    else to_device(batch, device)
                 )
                 wanted = torch.tensor(labels[rows.numpy()], device=device)
                 losses = objective(net, inputs, wanted, (epoch * steps + step) / (epochs * steps))
@@ -248,7 +250,7 @@ def optimizer_of(name: str, net: nn.Module, lr: float, weight_decay: float) -> t
 
 def _averaged(net: nn.Module, share: float) -> AveragedModel | None:
     if not 0 <= share < 1:
-        raise ValueError(f"average={share}: it is the share that the average keeps of itself at each step, in [0, 1)")
+        raise ValueError(f"ema={share}: it is the share that the average keeps of itself at each step, in [0, 1)")
     if not share:
         return None
 
@@ -289,12 +291,14 @@ def _autocast(precision: str, device: torch.device) -> Callable[[], AbstractCont
     return nullcontext
 
 
-def _further(net: nn.Module, labels: Mapping[str, np.ndarray] | None, seed: int, device: torch.device) -> Beside | None:
+def _further(
+    net: nn.Module, labels: Mapping[str, np.ndarray] | None, seed: int, device: torch.device
+) -> AuxiliaryHeads | None:
     if not labels:
         return None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return Beside(net, labels).to(device)
+        return AuxiliaryHeads(net, labels).to(device)
 
 
 def _schedule(name: str, steps: int) -> Callable[[int], float]:

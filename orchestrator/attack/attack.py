@@ -25,7 +25,7 @@ from dxray.models.victims.victim import payload_name
 from dxray.orchestrator.attack.decoding import contents
 from dxray.orchestrator.attack.input_lists import difference, fresh, write_list
 from dxray.orchestrator.attack.inputs import Input, absolute, list_inputs
-from dxray.orchestrator.attack.sharding import FIRST, Cutting, bounds, finished, most_at_once
+from dxray.orchestrator.attack.sharding import FIRST, Sharding, bounds, finished, most_at_once
 from dxray.orchestrator.attack.shards import STAGES, Job
 from dxray.orchestrator.console import Console
 from dxray.orchestrator.errors import FULL, Interrupted, UserError
@@ -204,7 +204,7 @@ def _run(
     gpus_per_worker: float | None,
 ) -> dict[str, Any]:
     """Work off what is left: of the last list, and of those before it where parts were deleted since."""
-    from dxray.orchestrator.attack.workers import Crew
+    from dxray.orchestrator.attack.workers import WorkerPool
 
     config, lists, listed = AttackConfig(**record["config"]), record["lists"], record["lists"][-1]
     classes = list(record["classes"])
@@ -223,27 +223,29 @@ def _run(
     with joined(out, address):
         share = (0.25 if gpus() else 0.0) if gpus_per_worker is None else gpus_per_worker
         net = read_net(out / "model")
-        crew = Crew(job, net, net_sha256=record["net_sha256"], gpu_share=share, say=console.say)
+        pool = WorkerPool(job, net, net_sha256=record["net_sha256"], gpu_share=share, say=console.say)
         if listed["workers"] is None:
-            listed["workers"], listed["most"] = crew.at_once, most_at_once(math.prod((card.channels, *card.size)))
+            listed["workers"], listed["most"] = pool.at_once, most_at_once(math.prod((card.channels, *card.size)))
             write_json(out / CONFIG, record)  # before the first shard: its bounds must be the same on a resume
         there = finished(out)
-        cuttings = [
-            Cutting(out, number, one, there=there) for number, one in enumerate(lists) if not one.get("compacted")
+        shardings = [
+            Sharding(out, number, one, there=there) for number, one in enumerate(lists) if not one.get("compacted")
         ]
-        if cuttings[-1].measure():
+        if shardings[-1].measure():
             write_json(out / CONFIG, record)
-        left = sum(cutting.left for cutting in cuttings)
+        left = sum(sharding.left for sharding in shardings)
         console.say(
-            f"attack: {left:,} of {record['inputs']:,} images by '{config.attack}', {crew.at_once} at a time; "
+            f"attack: {left:,} of {record['inputs']:,} images by '{config.attack}', {pool.at_once} at a time; "
             f"labels known for {sum(one['labelled'] for one in lists):,}, else the net's own answer counts as right"
         )
         started, since = time.perf_counter(), time.time()
         counts: Counter[str] = Counter()
         try:
-            with crew.hired(math.ceil(left / FIRST)), console.bar("attacking", left, "images") as bar:
-                for rows in crew.work_off(lambda: next(filter(None, (cutting.take() for cutting in cuttings)), None)):
-                    if cuttings[-1].measure():
+            with pool.hired(math.ceil(left / FIRST)), console.bar("attacking", left, "images") as bar:
+                for rows in pool.work_off(
+                    lambda: next(filter(None, (sharding.take() for sharding in shardings)), None)
+                ):
+                    if shardings[-1].measure():
                         write_json(out / CONFIG, record)
                     counts += rows
                     _must_work(counts, out)

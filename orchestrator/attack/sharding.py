@@ -82,7 +82,7 @@ def largest_shard(seconds_per_image: float, most: int) -> int:
 
 
 def bounds(listed: dict[str, Any]) -> Iterator[tuple[int, int]]:
-    """First and last number of each shard of a list, as `Cutting` has it.
+    """First and last number of each shard of a list, as `Sharding` has it.
 
     While `largest` is not known, only the first are as they will be, and may be done.
     """
@@ -95,7 +95,7 @@ def finished(out: Place) -> Set[int]:
     return {int(file.stem[5:]) for file in parts(out)}
 
 
-class Cutting:
+class Sharding:
     """The shards of one list of a run that are still to be done, in order.
 
     Args:

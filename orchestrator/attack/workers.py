@@ -23,7 +23,7 @@ from dxray.orchestrator.attack.input_lists import read_list
 from dxray.orchestrator.attack.sharding import Shard
 from dxray.orchestrator.attack.shards import Ended, Job, Shards, failed_row, part
 from dxray.orchestrator.errors import FULL, UserError
-from dxray.orchestrator.ray.session import cpus, living, slots
+from dxray.orchestrator.ray.session import capacity, cpus, living
 from dxray.orchestrator.runs.buckets import Place
 from dxray.orchestrator.runs.store import read_table, write_part, write_table
 
@@ -68,10 +68,10 @@ class Piece:
 
 @dataclass(eq=False)
 class Worker:
-    """One of the crew.
+    """One of the pool.
 
     doing: what it has been asked for and has not ended, None: nothing. Until it is `ready` that is the id of its node,
-    then what `Attacking` yields.
+    then what `AttackActor` yields.
     with_it: pieces by the number of their shard.
     """
 
@@ -83,7 +83,7 @@ class Worker:
     with_it: dict[int, Piece] = field(default_factory=dict)
 
 
-class Crew:
+class WorkerPool:
     """Works off shards on all CPUs, or shares of GPUs, of the cluster that is connected.
 
     Args:
@@ -103,8 +103,8 @@ class Crew:
         say: Callable[[str], None] = print,
     ) -> None:
         self.job, self.net_sha256, self.say = job, net_sha256, say
-        self.at_once = max(1, slots(1, gpu_share)) if gpu_share else cpus()
-        self._new: Callable[..., Any] = ray.remote(num_cpus=1, num_gpus=gpu_share)(Attacking).remote
+        self.at_once = max(1, capacity(1, gpu_share)) if gpu_share else cpus()
+        self._new: Callable[..., Any] = ray.remote(num_cpus=1, num_gpus=gpu_share)(AttackActor).remote
         self._given: tuple[Any, ...] = (job, "cuda" if gpu_share else "cpu", *(ray.put(content) for content in net))
         self._workers: list[Worker] = []
         self._never_ready = 0
@@ -285,7 +285,7 @@ def join(out: Place, pieces: Sequence[Piece]) -> Counter[str]:
     return Counter(table.column("status").to_pylist())
 
 
-class Attacking:
+class AttackActor:
     """What a worker is, in a process of its own.
 
     Args:

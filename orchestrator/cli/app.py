@@ -36,7 +36,7 @@ EXAMPLES = {
     "compact": "dxray compact runs/attack",
     "retrain": retrain.EXAMPLE,
     "robustness": "dxray robustness runs/sweep --data utkface:faces/ --defense none jumprelu:kappa=0.1 jpeg",
-    "doctor": "dxray doctor runs/sweep --cell 3",
+    "doctor": "dxray doctor runs/sweep --trial 3",
     "demo": "dxray demo --out runs/demo",
 }
 
@@ -325,7 +325,7 @@ def _robustness_parser(made: argparse.ArgumentParser) -> None:
 def _doctor_parser(made: argparse.ArgumentParser) -> None:
     made.epilog = f"{made.epilog}; exit code 1 where a fault was found, 0 where none or only notes"
     made.add_argument("path", type=folder, metavar="RUN|CHECKPOINT", help="a sweep's folder: all its nets; or one net")
-    made.add_argument("--cell", type=_whole, metavar="N", help="that net of the sweep alone")
+    made.add_argument("--trial", type=_whole, metavar="N", help="that net of the sweep alone")
     made.add_argument("--data", metavar="SOURCE", help="faces to examine on, as for sweep (those of the training)")
     made.add_argument("--label", metavar="COLUMN", help="the column that holds the labels (parquet:, hf:)")
     made.add_argument("--quick", action="store_true", help="leave out the range test of the learning rate")
@@ -589,7 +589,7 @@ def _doctor(options: argparse.Namespace, console: Console) -> int:
     from dxray.orchestrator.reports.doctor import doctor, show
 
     _one_thread()
-    asked = {name: getattr(options, name) for name in ("cell", "data", "label", "seed", "quick", "out")}
+    asked = {name: getattr(options, name) for name in ("trial", "data", "label", "seed", "quick", "out")}
     result = doctor(options.path, console, **asked)
     show(result, console)
     console.result(result)

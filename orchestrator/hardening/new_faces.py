@@ -72,7 +72,7 @@ def take_in(
     """Take the faces of the source that are not there yet into the run's folder.
 
     Args:
-        source: the arguments of `dxray.models.data.faces.read`, without size and channels.
+        source: the arguments of `faces.read`, without size and channels.
         label_by: a net that labels faces which came without; None: these are left where they are. They are trained on
             only: a net is not measured by what another net believes.
         held_out: of the validation faces so many are what the generation's nets are judged on.

@@ -49,9 +49,9 @@ class RetrainConfig:
     """What decides the rounds of a run; written to `retrain.json` before the first, and kept on resume.
 
     Attributes:
-        data, label, data_seed: as `dxray.models.data.faces.read` takes them.
+        data, label, data_seed: as `faces.read` takes them.
         model: the net to begin with, a checkpoint that can be trained.
-        method: `rounds`, or one of `dxray.defenses.adversarial_training.METHODS`, which are a single round.
+        method: `rounds`, or one of `adversarial_training.METHODS`, which are a single round.
         attacks: by which the rounds attack the training faces. norm: which of their norms, where not the usual one.
         eps, epochs, lr: None: as in `USUAL`. eps is the Linf budget of these attacks, where they take one, of the
             methods, and of the judges.

@@ -34,7 +34,7 @@ ROUNDS = "rounds"  # the method that learns from an attack on the net before; th
 WATCHED = 512  # validation faces on which a training that attacks each batch is watched, and its epoch chosen
 # How such a training goes best on UTKFace (`tests/bench/robustness.py` goes so): little turning and zooming, averaged
 # weights, and for each image a budget of its own between half and all of what is asked for.
-IN_EACH_BATCH: dict[str, Any] = {"strength": 0.4, "average": 0.998}
+IN_EACH_BATCH: dict[str, Any] = {"augment_strength": 0.4, "ema": 0.998}
 LEAST = 0.5
 
 
@@ -84,7 +84,7 @@ def fit_round(
     Returns:
         `train_images`, of which `adversaries`; `loss`; `validation_accuracy`; `test_accuracy`; `changed`, the share of
         validation faces that it answers otherwise than its parent; `weight_distance`, the L2 distance of all weights
-        to the parent's over the length of these; `collapsed_epoch`, see `dxray.defenses.adversarial_training.collapsed`;
+        to the parent's over the length of these; `collapsed_epoch`, see `adversarial_training.collapsed`;
         `net_sha256`; `seconds`.
 
     Raises:
@@ -112,7 +112,7 @@ def fit_round(
             state=_folder(run, number) / STATE,
             on_epoch=on_epoch,
             # Turning and zooming draw an image anew, and would blur the change that is to be learnt from.
-            **({"strength": 0.0} if recipe.method == ROUNDS else _in_each_batch(recipe, validation)),
+            **({"augment_strength": 0.0} if recipe.method == ROUNDS else _in_each_batch(recipe, validation)),
         )
     answers, before = (logits_of(one, validation.images).argmax(1).numpy() for one in (net, parent))
     measured = {

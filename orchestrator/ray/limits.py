@@ -1,4 +1,4 @@
-"""How much memory a training may take and has taken. The process is one cell's own, see `dxray.orchestrator.sweep.trial_process`."""
+"""How much memory a training may take and has taken. The process is one trial's own, see `sweep.trial_process`."""
 
 import resource
 import sys

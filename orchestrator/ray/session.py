@@ -205,7 +205,7 @@ def feeders() -> int:
 BASE = 0.5  # GiB of a worker that has loaded torch and Ray, before it does anything
 
 
-def slots(threads: int, gpu_share: float, gib: float | None = None) -> int:
+def capacity(threads: int, gpu_share: float, gib: float | None = None) -> int:
     """How many processes the connected cluster holds at a time, each with so many CPUs, GPUs and GiB beyond `BASE`."""
     return sum(_held(node, threads, gpu_share, gib) for node in _nodes())
 

@@ -53,7 +53,7 @@ def draw_robustness(rows: Sequence[Mapping[str, Any]]) -> bytes:
     """A PNG: for each norm, the accuracy that is left to each net over the budget, with its 95 % interval.
 
     Args:
-        rows: as `dxray.orchestrator.reports.robustness.robustness` gives them.
+        rows: as `robustness.robustness` gives them.
     """
     norms = list(dict.fromkeys(row["norm"] for row in rows if row["norm"]))
     nets = list(dict.fromkeys((row["model"], row["defense"]) for row in rows))

@@ -38,16 +38,16 @@ class Training:
     """What is examined: a net, or the lack of one, and what is remembered of how it came about.
 
     Attributes:
-        name: of the cell in its sweep, or of the net.
+        name: of the trial in its sweep, or of the net.
         net: None where the training diverged.
-        cell: the parameters of the training; None where they are not known.
+        trial: the parameters of the training; None where they are not known.
         result: what `result.json` says of it; empty where there is none.
     """
 
     name: str
     card: ModelCard
     net: nn.Module | None
-    cell: Mapping[str, Any] | None
+    trial: Mapping[str, Any] | None
     result: Mapping[str, Any]
 
 
@@ -55,29 +55,29 @@ def doctor(
     path: Path,
     console: Console,
     *,
-    cell: int | None = None,
+    trial: int | None = None,
     data: str | None = None,
     label: str | None = None,
     seed: int = 0,
     quick: bool = False,
     out: Path | None = None,
 ) -> dict[str, Any]:
-    """Examine every trained cell of a sweep, one of them, or a net; returns what is also written to `doctor.json`.
+    """Examine every trained trial of a sweep, one of them, or a net; returns what is also written to `doctor.json`.
 
     Args:
-        path: the folder of a sweep or of a net, or any file that `dxray.models.victims.victim` reads.
-        cell: of the sweep, that one alone.
-        data, label, seed: as `dxray.models.data.faces.read` takes them; without `data`, what the sweep or the net was trained on.
+        path: the folder of a sweep or of a net, or any file that `victims.victim` reads.
+        trial: of the sweep, that one alone.
+        data, label, seed: as `faces.read` takes them; without `data`, what the sweep or the net was trained on.
         quick: leave out the range test of the learning rate, which takes most of the time.
         out: folder for the results; None: `doctor/` in the folder of the sweep or the net.
 
     Raises:
-        UserError: there is no such cell, or the data are unknown or not those of the training.
+        UserError: there is no such trial, or the data are unknown or not those of the training.
     """
     path = path.expanduser().absolute()
     whole = (path / CONFIG).is_file()
-    if cell is not None and not whole:
-        raise UserError(f"--cell chooses among the nets of a sweep, and '{path}' holds no {CONFIG}; leave it out")
+    if trial is not None and not whole:
+        raise UserError(f"--trial chooses among the nets of a sweep, and '{path}' holds no {CONFIG}; leave it out")
     single = None if whole else _single(path)
     faces = _faces(path, single, data, label, seed)
     console.say(faces.summary())
@@ -85,13 +85,13 @@ def doctor(
     todo: Sequence[Training | int] = [single] if single else []
     absent: dict[str, str] = {}
     if whole:
-        todo, absent = _of_sweep(path, cell)
+        todo, absent = _of_sweep(path, trial)
     if not todo:
         raise UserError(f"'{path}' holds no net to examine: {'; '.join(f'{n}: {why}' for n, why in absent.items())}")
     examined = []
     with console.bar("doctor", len(todo) * (1 if quick else MOST_STEPS), "steps") as bar:
         for one in todo:
-            training = one if isinstance(one, Training) else _cell(path, one, faces)
+            training = one if isinstance(one, Training) else _trial(path, one, faces)
             steps = Steps(bar.advance, 1 if quick else MOST_STEPS)
             evidence = _evidence(training, faces, quick, steps.one)
             steps.rest()
@@ -129,7 +129,7 @@ def show(result: Mapping[str, Any], console: Console) -> None:
         for finding in one["findings"]
     ]
     if rows:
-        header = [*(["cell"] if several else []), "finding", "evidence", "what to do"]
+        header = [*(["trial"] if several else []), "finding", "evidence", "what to do"]
         console.table("what is wrong", header, rows)
     for one in result["trainings"]:
         where = f"{one['name']}: " if several else ""
@@ -154,25 +154,25 @@ def _single(path: Path) -> Training:
     net, card = load_victim(path)
     folder = path if path.is_dir() else path.parent
     result = read_json(folder / RESULT) if (folder / RESULT).is_file() else _same_net(folder.parent, card)
-    return Training(path.name, card, net, card.trained.get("cell"), result)
+    return Training(path.name, card, net, card.trained.get("trial"), result)
 
 
 def _same_net(sweep: Path, card: ModelCard) -> dict[str, Any]:
-    """The result of the cell that the best net of a sweep was copied from."""
-    for file in sweep.glob(f"cells/*/{RESULT}"):
+    """The result of the trial that the best net of a sweep was copied from."""
+    for file in sweep.glob(f"trials/*/{RESULT}"):
         result = read_json(file)
         if result.get("sha256") == card.sha256:
             return result
     return {}
 
 
-def _of_sweep(path: Path, cell: int | None) -> tuple[list[int], dict[str, str]]:
-    """Numbers of the cells that can be examined, and why others cannot."""
-    count = len(recorded(path)[1]["cells"])
-    if cell is not None and not 0 <= cell < count:
-        raise UserError(f"'{path}' has no cell {cell}; it has cells 0 to {count - 1}")
+def _of_sweep(path: Path, trial: int | None) -> tuple[list[int], dict[str, str]]:
+    """Numbers of the trials that can be examined, and why others cannot."""
+    count = len(recorded(path)[1]["trials"])
+    if trial is not None and not 0 <= trial < count:
+        raise UserError(f"'{path}' has no trial {trial}; it has trials 0 to {count - 1}")
     todo, absent = [], {}
-    for index in range(count) if cell is None else [cell]:
+    for index in range(count) if trial is None else [trial]:
         file = _folder(path, index) / RESULT
         result = read_json(file) if file.is_file() else {"status": "pending", "reason": "it has not ended yet"}
         if result["status"] in TRAINED or _diverged(result):
@@ -183,31 +183,31 @@ def _of_sweep(path: Path, cell: int | None) -> tuple[list[int], dict[str, str]]:
 
 
 def _folder(sweep: Path, index: int) -> Path:
-    return sweep / "cells" / f"{index:04d}"
+    return sweep / "trials" / f"{index:04d}"
 
 
 def _name(index: int) -> str:
-    return f"cell {index}"
+    return f"trial {index}"
 
 
 def _diverged(result: Mapping[str, Any]) -> bool:
     return result.get("status") == "KO" and str(result.get("reason")).startswith("diverged")
 
 
-def _cell(path: Path, index: int, faces: Faces) -> Training:
-    cell = recorded(path)[1]["cells"][index]
+def _trial(path: Path, index: int, faces: Faces) -> Training:
+    trial = recorded(path)[1]["trials"][index]
     result = read_json(_folder(path, index) / RESULT)
     if result["status"] in TRAINED:
         net, card = load_victim(_folder(path, index))
-        return Training(_name(index), card, net, cell, result)
+        return Training(_name(index), card, net, trial, result)
     card = ModelCard(
-        net=cell["net"],
-        parameters={name: cell[name] for name in NET_PARAMETERS if name in cell},
+        net=trial["net"],
+        parameters={name: trial[name] for name in NET_PARAMETERS if name in trial},
         classes=faces.classes,
         channels=faces.images.shape[1],
         size=faces.images.shape[2:],
     )
-    return Training(_name(index), card, None, cell, result)
+    return Training(_name(index), card, None, trial, result)
 
 
 def _faces(path: Path, single: Training | None, data: str | None, label: str | None, seed: int) -> Faces:
@@ -244,8 +244,8 @@ def _faces(path: Path, single: Training | None, data: str | None, label: str | N
 
 
 def _evidence(training: Training, faces: Faces, quick: bool, on_step: Callable[[], None]) -> Evidence:
-    cell = training.cell
-    splits = _splits(faces, cell or {})
+    trial = training.trial
+    splits = _splits(faces, trial or {})
     absent: dict[str, str] = {}
     known: dict[str, Any] = {"splits": splits}
     if training.net is None:
@@ -254,7 +254,7 @@ def _evidence(training: Training, faces: Faces, quick: bool, on_step: Callable[[
         training.net.to(device_of_choice())
         known = examine(training.net, splits)
         absent |= known.pop("absent")
-    if cell is None:
+    if trial is None:
         absent["lr"] = "how the net was trained is not known"
     if quick or training.card.net not in MODELS or training.card.defence:
         absent["rates"] = "left out by --quick" if quick else "a net of this kind cannot be trained anew"
@@ -264,19 +264,19 @@ def _evidence(training: Training, faces: Faces, quick: bool, on_step: Callable[[
         classes=tuple(faces.classes),
         history=training.result.get("epochs", ()),
         diverged=training.result["reason"] if _diverged(training.result) else None,
-        lr=None if cell is None else cell.get("lr", _default("lr")),
+        lr=None if trial is None else trial.get("lr", _default("lr")),
         absent=absent,
         **known,
     )
 
 
 def _rates(training: Training, train: Split, on_step: Callable[[], None]) -> Any:
-    cell = training.cell or {}
+    trial = training.trial or {}
     net = training.net
     if net is None:
         net = training.card.build()
         fit(net, train.images, train.labels, epochs=0)  # no epoch: only the statistics of the first layer
-    asked = {name: cell.get(name, _default(name)) for name in ("optimizer", "weight_decay")}
+    asked = {name: trial.get(name, _default(name)) for name in ("optimizer", "weight_decay")}
     return range_test(net, train.images, train.labels, on_step=on_step, **asked)
 
 
@@ -284,12 +284,12 @@ def _default(parameter: str) -> Any:
     return inspect.signature(fit).parameters[parameter].default
 
 
-def _splits(faces: Faces, cell: Mapping[str, Any]) -> dict[str, Split]:
-    """As a sweep takes them for this cell."""
+def _splits(faces: Faces, trial: Mapping[str, Any]) -> dict[str, Split]:
+    """As a sweep takes them for this trial."""
     parts = {name: [(split.images, split.labels, split.names)] for name in SPLITS for split in [faces.shuffled(name)]}
-    if cell.get("refit"):
+    if trial.get("refit"):
         parts["train"] += parts.pop("validation")
-    taken = {"train": cell.get("train_size")}
+    taken = {"train": trial.get("train_size")}
     return {
         name: Split(*(np.concatenate(values)[: taken.get(name)] for values in zip(*several, strict=True)))
         for name, several in parts.items()
@@ -301,7 +301,7 @@ def _record(training: Training, evidence: Evidence, diagnosis: Diagnosis) -> dic
     return {
         "name": training.name,
         "net": training.card.net,
-        "parameters": training.cell,
+        "parameters": training.trial,
         "findings": [asdict(finding) for finding in diagnosis.findings],
         "passed": diagnosis.passed,
         "not_checked": diagnosis.not_checked,
@@ -318,7 +318,7 @@ def _finite(value: Any) -> Any:
 
 
 def _draw(training: Training, evidence: Evidence, out: Path, *, several: bool) -> None:
-    suffix = f"-{training.name.removeprefix('cell ')}" if several else ""
+    suffix = f"-{training.name.removeprefix('trial ')}" if several else ""
     if any(row.get("layers") for row in evidence.history):
         write_bytes(out / f"weights{suffix}.png", draw_layers(evidence.history, training.name))
     if evidence.rates:

@@ -1,4 +1,4 @@
-"""The table of a sweep as a picture: colour for accuracy, hatched where a cell failed, words for what is no number."""
+"""The table of a sweep as a picture: colour for accuracy, hatched where a trial failed, words for what is no number."""
 
 import io
 from collections.abc import Iterator, Sequence
@@ -49,7 +49,7 @@ def save_picture(rows: Sequence[Row], folder: Place, console: Console) -> Place 
 
 
 def draw(rows: Sequence[Row]) -> "Picture":
-    """The cells in the course's shape; of a random search, mostly empty there, the best as a list."""
+    """The trials in the course's shape; of a random search, mostly empty there, the best as a list."""
     # Imported here, for it takes a second; not pyplot, which keeps its figures, and chooses a screen, for the process.
     from matplotlib.figure import Figure as Picture
 

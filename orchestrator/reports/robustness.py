@@ -54,12 +54,12 @@ class RobustnessConfig:
 
     Attributes:
         models: as `working_copy.load_net` takes them, each by itself and behind each of `defenses`, if any.
-        data, label, data_seed: as `dxray.models.data.faces.read` takes them; the test split is attacked.
+        data, label, data_seed: as `faces.read` takes them; the test split is attacked.
         defenses: as `defenses.parse` takes them. One that must learn does so on the first `LESSON` training faces.
         plain: another net, on which transferred images are made for undefended ones; None: the first other one of
             `models`.
         linf, l2: budgets in [0, 1] pixel units.
-        count: faces. steps, queries: see `dxray.defenses.judging.judged`.
+        count: faces. steps, queries: see `judging.judged`.
     """
 
     models: list[str]

@@ -27,7 +27,7 @@ def show(run: Place, *, where: str | None = None, count: int = 6, out: Place | N
     the most gradients.
 
     Args:
-        where: only the rows for which this holds, see `dxray.orchestrator.runs.filters`.
+        where: only the rows for which this holds, see `runs.filters`.
         out: a folder for the contact sheet (the run's own).
 
     Raises:

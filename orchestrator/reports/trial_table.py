@@ -24,7 +24,7 @@ SHARES = {
     "robust_adaptive": "adaptive attack",
 }
 
-# How the reasons of a cell begin, and the word for each that fits into a table.
+# How the reasons of a trial begin, and the word for each that fits into a table.
 _WORDS = {"out of memory": "memory", "diverged": "diverged", "timed out": "time", "crashed": "crashed"}
 SIGNS = {
     "one class": ("†", "one class: 99 % of its answers are alike"),
@@ -36,12 +36,12 @@ SIGNS = {
 
 @dataclass(frozen=True)
 class Pivot:
-    """A table of cells.
+    """A table of trials.
 
     Attributes:
         down, across: parameters of its rows and columns, outermost first.
         rows, columns: values of these, in ascending order.
-        groups: the trials of each place, several where there are several seeds; a place without a cell is missing.
+        groups: the trials of each place, several where there are several seeds; a place without a trial is missing.
     """
 
     down: list[str]
@@ -52,7 +52,7 @@ class Pivot:
 
     @property
     def sparse(self) -> bool:
-        """Whether most places hold no cell, as after a random search."""
+        """Whether most places hold no trial, as after a random search."""
         return 2 * len(self.groups) < len(self.rows) * len(self.columns)
 
 
@@ -205,7 +205,7 @@ def _pivot_that_fits(rows: Sequence[Row], width: int) -> list[list[str]] | None:
 
 
 def _width(column: Sequence[str]) -> int:
-    return max(len(line) for cell in column for line in cell.split("\n"))
+    return max(len(line) for trial in column for line in trial.split("\n"))
 
 
 def _lines(table: Pivot) -> list[list[str]]:
@@ -232,7 +232,7 @@ def _news(keys: Sequence[Key]) -> list[list[str]]:
 
 
 def _show_list(rows: Sequence[Row], console: Console, heading: str, most: int | None = None) -> None:
-    """Best first, the first `most` that have a net or all; only what differs; several seeds of a cell are one line."""
+    """Best first, the first `most` that have a net or all; only what differs; several seeds of a trial are one line."""
     names = _differing(rows) or ["net"]
     ranked = sorted(pivot(rows, ()).groups.values(), key=rank)
     if most:
@@ -250,7 +250,7 @@ def _show_list(rows: Sequence[Row], console: Console, heading: str, most: int | 
 
 
 def rank(group: Sequence[Row]) -> float:
-    """Lowest for the highest validation accuracy; a seed without a net counts against its cell."""
+    """Lowest for the highest validation accuracy; a seed without a net counts against its trial."""
     return -float(np.mean([row.get("validation_accuracy") or -1 for row in group]))
 
 

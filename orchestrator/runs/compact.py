@@ -24,7 +24,7 @@ def compact(run: Path, console: Console) -> dict[str, Any]:
     of its shards, and begins those of an update with a number past all of these.
 
     The new set is written beside the old one, and two renames put it in its place. Killed between them, `images/` is
-    missing: the old set is read from where it is (`dxray.orchestrator.runs.store.parts`), and whoever next locks the run brings
+    missing: the old set is read from where it is (`store.parts`), and whoever next locks the run brings
     it back.
 
     Raises:

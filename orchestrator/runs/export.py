@@ -17,7 +17,7 @@ def export(run: Place, console: Console, *, where: str | None = None, out: Place
     A file that is there with the same content is left alone, so a stopped export goes on when it is given again.
 
     Args:
-        where: only the rows for which this holds, see `dxray.orchestrator.runs.filters`; rows without images have nothing to write.
+        where: only the rows for which this holds, see `runs.filters`; rows without images have nothing to write.
         out: the folder that gets `triples/` (the run's own).
 
     Raises:

@@ -25,7 +25,7 @@ _SETTLED = 3600.0  # seconds after which a copy that nobody holds is one that a 
 
 @contextmanager
 def on_disk(net: Place) -> Iterator[Path]:
-    """What `dxray.models.victims.victim.read` is to read a net from; a copy as long as the block lasts, where it is in a bucket.
+    """What `victim.read` is to read a net from; a copy as long as the block lasts, where it is in a bucket.
 
     Raises:
         UserError: there is nothing, or it cannot be read.
@@ -63,13 +63,13 @@ def _whereabouts(net: ObjectPath) -> tuple[Any, ...]:
 
 
 def read_net(at: Place | str) -> tuple[bytes, bytes]:
-    """As `dxray.models.victims.victim.read`, of a net that may be in a bucket; raises as that and `on_disk`."""
+    """As `victim.read`, of a net that may be in a bucket; raises as that and `on_disk`."""
     with on_disk(place(at) if isinstance(at, str) else at) as net:
         return read(net)
 
 
 def load_net(at: Place | str) -> tuple[nn.Module, ModelCard]:
-    """As `dxray.defenses.victim.load_victim`, of a net that may be in a bucket; raises as that and `on_disk`."""
+    """As `victim.load_victim`, of a net that may be in a bucket; raises as that and `on_disk`."""
     return restore(*read_net(at))
 
 

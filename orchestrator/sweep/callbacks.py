@@ -1,4 +1,4 @@
-"""What the driver does as cells end: tables, the best net, progress; and cells that were stopped early are measured."""
+"""What the driver does as trials end: tables, the best net, progress; trials that were stopped early are measured."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -17,44 +17,44 @@ from dxray.orchestrator.sweep.tables import best_of, trial_row, write_tables
 from dxray.orchestrator.sweep.trial import RESULT, measure_stopped
 from dxray.orchestrator.sweep.trial_process import ORPHAN
 
-STOPPED = "stopped.json"  # in the folder of a cell that is not to go on, until it is measured
-LOST = 2  # a cell whose worker is lost, with its node or alone, is begun again (from its last epoch) that often
+STOPPED = "stopped.json"  # in the folder of a trial that is not to go on, until it is measured
+LOST = 2  # a trial whose worker is lost, with its node or alone, is begun again (from its last epoch) that often
 
 Row = dict[str, Any]
 
 
 def folder_of(out: Place, index: int) -> Any:
-    """Of a cell; a `Place` as `out` is."""
-    return out / "cells" / f"{index:04d}"
+    """Of a trial; a `Place` as `out` is."""
+    return out / "trials" / f"{index:04d}"
 
 
 class Watcher(tune.Callback):
-    """Keeps tables and best net as cells end, so that these are on disk whatever happens next.
+    """Keeps tables and best net as trials end, so that these are on disk whatever happens next.
 
     Args:
-        cells: all that the sweep may train; their numbers are those of the folders and of the table.
+        trials: all that the sweep may train; their numbers are those of the folders and of the table.
         data: the faces, in Ray's object store.
-        on_row: called with the row of each cell that ends in this run, or ended unseen by an earlier one.
+        on_row: called with the row of each trial that ends in this run, or ended unseen by an earlier one.
     """
 
     def __init__(
         self,
-        cells: Sequence[Mapping[str, Any]],
+        trials: Sequence[Mapping[str, Any]],
         work: Sequence[float],
         out: Place,
         data: ray.ObjectRef,
         on_row: Callable[[Row], None] | None = None,
     ) -> None:
-        self.cells, self.work, self.out, self.data, self.on_row = cells, work, out, data, on_row
+        self.trials, self.work, self.out, self.data, self.on_row = trials, work, out, data, on_row
         self.board: Board | None = None
         self.rows: dict[int, Row] = {}
-        self._names = varied(cells) or ["net"]
+        self._names = varied(trials) or ["net"]
         self._measuring: dict[ray.ObjectRef, int] = {}
         ended, stopped = (
-            {int(file.parent.name) for file in files(out, f"cells/[0-9]*/{name}")} for name in (RESULT, STOPPED)
+            {int(file.parent.name) for file in files(out, f"trials/[0-9]*/{name}")} for name in (RESULT, STOPPED)
         )
         table = out / "trials.parquet"
-        told = set(read_table(table, columns=["cell"])["cell"].to_pylist()) if table.exists() else set()
+        told = set(read_table(table, columns=["trial"])["trial"].to_pylist()) if table.exists() else set()
         for index in sorted(ended):
             row = self._keep(index)
             if on_row and index not in told:  # it ended while the driver of an earlier run was ending too
@@ -72,13 +72,13 @@ class Watcher(tune.Callback):
         return [self.rows[index] for index in sorted(self.rows)]
 
     def known(self) -> set[int]:
-        """Cells that need no training: ended, or stopped early and being measured."""
+        """Trials that need no training: ended, or stopped early and being measured."""
         return {*self.rows, *self._measuring.values()}
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
-        index, cell = _cell_of(trial)
+        index, parameters = _parameters_of(trial)
         if self.board:
-            self.board.start(index, self._called(index), cell["epochs"], self.work[index])
+            self.board.start(index, self._called(index), parameters["epochs"], self.work[index])
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **_: Any
@@ -86,10 +86,10 @@ class Watcher(tune.Callback):
         if "unwritable" in result:
             raise OSError(result["unwritable"])
         if self.board and "epoch" in result:
-            self.board.epoch(_cell_of(trial)[0], result)
+            self.board.epoch(_parameters_of(trial)[0], result)
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
-        index, _cell = _cell_of(trial)
+        index, _ = _parameters_of(trial)
         folder = folder_of(self.out, index)
         if (folder / RESULT).exists():
             self._ended(index)
@@ -98,7 +98,7 @@ class Watcher(tune.Callback):
             self._measure(index)
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
-        index, _cell = _cell_of(trial)
+        index, _ = _parameters_of(trial)
         result = folder_of(self.out, index) / RESULT
         if not result.exists():
             write_json(result, {"status": "KO", "reason": f"crashed: {_lost(trial)}"})
@@ -115,7 +115,7 @@ class Watcher(tune.Callback):
 
     def _measure(self, index: int) -> None:
         """Beside the trainings: a pass over the test images takes about a second."""
-        self._measuring[_measured.remote(self.cells[index], self.data, folder_of(self.out, index))] = index
+        self._measuring[_measured.remote(self.trials[index], self.data, folder_of(self.out, index))] = index
 
     def _collect(self, timeout: float | None) -> None:
         done, _ = ray.wait(list(self._measuring), num_returns=1, timeout=timeout)
@@ -132,13 +132,13 @@ class Watcher(tune.Callback):
             self.board.end(index, self._sentence(row))
 
     def _sentence(self, row: Row) -> str:
-        name = self._called(row["cell"])
+        name = self._called(row["trial"])
         if row["status"] == "KO":
             return f"KO: {name}: {row['reason']}"
         return f"{row['reason'] or 'done'}: {name}: test {row['accuracy']:.2%} in {row['seconds']:.0f} s"
 
     def _keep(self, index: int) -> Row:
-        row = trial_row(index, self.cells[index], read_json(folder_of(self.out, index) / RESULT))
+        row = trial_row(index, self.trials[index], read_json(folder_of(self.out, index) / RESULT))
         self.rows[index] = row
         return row
 
@@ -147,26 +147,26 @@ class Watcher(tune.Callback):
         write_tables(self.out, rows)
         best = best_of(rows)
         if best and _sha256(self.out / "best") != best["sha256"]:
-            replace_folder(folder_of(self.out, best["cell"]), self.out / "best", only=(WEIGHTS, CARD))
+            replace_folder(folder_of(self.out, best["trial"]), self.out / "best", only=(WEIGHTS, CARD))
 
     def _called(self, index: int) -> str:
-        cell = self.cells[index]
-        return " ".join(f"{name}={cell[name]}" for name in self._names if name in cell)
+        trial = self.trials[index]
+        return " ".join(f"{name}={trial[name]}" for name in self._names if name in trial)
 
 
 @ray.remote(num_cpus=0)
-def _measured(cell: Mapping[str, Any], data: Mapping[str, Any], place: Place) -> None:
+def _measured(trial: Mapping[str, Any], data: Mapping[str, Any], place: Place) -> None:
     # The lock: the process that was stopped may not be gone yet.
     with worked_in(place, "*") as (folder, _), locked(folder, patience=ORPHAN):
         try:
-            measure_stopped(cell, data, folder)
+            measure_stopped(trial, data, folder)
         except Exception as wrong:
             text = " ".join(str(wrong).split())[:300]
             write_json(folder / RESULT, {"status": "KO", "reason": f"failed: stopped early, then not measured: {text}"})
 
 
-def _cell_of(trial: Trial) -> tuple[int, dict[str, Any]]:
-    return trial.config["index"], trial.config["cell"]
+def _parameters_of(trial: Trial) -> tuple[int, dict[str, Any]]:
+    return trial.config["index"], trial.config["trial"]
 
 
 def _lost(trial: Trial) -> str:

@@ -1,6 +1,6 @@
-"""The meta-parameter grid: lists of values to cells, each the keyword arguments of one training.
+"""The meta-parameter grid: lists of values to trials, each the keyword arguments of one training.
 
-Nets are imported when cells are made, not before: the command's `--help` is written from the tables below.
+Nets are imported when trials are made, not before: the command's `--help` is written from the tables below.
 """
 
 import inspect
@@ -16,7 +16,7 @@ Grid = Mapping[str, Any]  # parameter -> its values, or the only one
 
 
 class Parameter(NamedTuple):
-    """What a grid may say: `kind` of its values, what they mean, and what a cell takes that does not say it."""
+    """What a grid may say: `kind` of its values, what they mean, and what a trial takes that does not say it."""
 
     kind: type
     doc: str
@@ -24,17 +24,17 @@ class Parameter(NamedTuple):
     least: int = 0
 
 
-# What a cell may say, in the order of the table's columns; the course's names.
+# What a trial may say, in the order of the table's columns; the course's names.
 NET_PARAMETERS = {
     "blocks": Parameter(int, "blocks, each of which halves the image", "4", least=1),
     "convs": Parameter(int, "3x3 convolutions in a block", "densenet 3, convnet 2", least=1),
     "filters": Parameter(int, "filters of each convolution", "8 16", least=1),
-    "full": Parameter(int, "resnet: residuals at full size, before the blocks", "0"),
+    "stem_blocks": Parameter(int, "resnet: residuals at full size, before the blocks", "0"),
     "out_channels": Parameter(int, "channels after a dense block", "32", least=1),
     "dropout": Parameter(float, "share of values dropped after each convolution", "0.1"),
     "batch_norm": Parameter(bool, "batch norm after each convolution", "on"),
-    "mirror": Parameter(bool, "resnet: answers for the image and its mirror image, averaged", "off"),
-    "moved": Parameter(bool, "resnet: and for it moved by a pixel each way, averaged", "off"),
+    "tta_flip": Parameter(bool, "resnet: answers for the image and its mirror image, averaged", "off"),
+    "tta_shift": Parameter(bool, "resnet: and for it moved by a pixel each way, averaged", "off"),
 }
 FIT_PARAMETERS = {
     "epochs": Parameter(int, "passes over the training images", "8", least=1),
@@ -45,9 +45,9 @@ FIT_PARAMETERS = {
     "schedule": Parameter(str, "of the learning rate: onecycle or cosine", "onecycle"),
     "label_smoothing": Parameter(float, "share of each label given to the other classes", "0.05"),
     "augment": Parameter(bool, "training images mirrored, turned, zoomed, moved, lit at random", "on"),
-    "strength": Parameter(float, "how far augmented images are turned, zoomed and moved", "1"),
-    "erase": Parameter(float, "share of training images that lose a part", "0"),
-    "average": Parameter(float, "share that an average of the weights keeps at a step", "0"),
+    "augment_strength": Parameter(float, "how far augmented images are turned, zoomed and moved", "1"),
+    "random_erasing": Parameter(float, "share of training images that lose a part", "0"),
+    "ema": Parameter(float, "share that an average of the weights keeps at a step", "0"),
 }
 PARAMETERS = {
     "net": Parameter(str, "densenet, convnet or resnet", "the first two"),
@@ -55,7 +55,7 @@ PARAMETERS = {
     **FIT_PARAMETERS,
     "train_size": Parameter(int, "training images used", "all", least=1),
     "refit": Parameter(bool, "the validation images are learnt, too, so that nothing is chosen by them", "off"),
-    "beside": Parameter(str, "what else the data tell and is learnt, too, such as age+race", "-"),
+    "auxiliary": Parameter(str, "what else the data tell and is learnt, too, such as age+race", "-"),
     "defense": Parameter(str, "none, jumprelu:kappa=0.1, ...: behind which it is attacked, too", "-"),
     "seed": Parameter(int, "of all that is drawn", "0"),
 }
@@ -71,10 +71,10 @@ DEFAULTS: dict[str, list[Any]] = {
 }
 
 
-def cells(grid: Grid | Sequence[Grid]) -> list[dict[str, Any]]:
+def expand(grid: Grid | Sequence[Grid]) -> list[dict[str, Any]]:
     """Every combination of a grid's values, in order, over `DEFAULTS` for what it leaves out; of several, the union.
 
-    A parameter that a net does not have (`out_channels` of a ConvNet) is left out of its cells; cells that are then
+    A parameter that a net does not have (`out_channels` of a ConvNet) is left out of its trials; trials that are then
     alike are one.
 
     Raises:
@@ -82,9 +82,9 @@ def cells(grid: Grid | Sequence[Grid]) -> list[dict[str, Any]]:
     """
     found: list[dict[str, Any]] = []
     for part in [grid] if isinstance(grid, Mapping) else grid:
-        for cell in _product(part):
-            if cell not in found:
-                found.append(cell)
+        for trial in _product(part):
+            if trial not in found:
+                found.append(trial)
     return found
 
 
@@ -101,9 +101,11 @@ def _product(grid: Grid) -> Iterator[dict[str, Any]]:
     except ValueError as wrong:
         raise UserError(f"the grid's 'defense': {wrong}") from None
     for values in product(*whole.values()):
-        cell = dict(zip(whole, values, strict=True))
-        has = inspect.signature(MODELS[cell["net"]]).parameters
-        yield {name: cell[name] for name in PARAMETERS if name in cell and (name not in NET_PARAMETERS or name in has)}
+        trial = dict(zip(whole, values, strict=True))
+        has = inspect.signature(MODELS[trial["net"]]).parameters
+        yield {
+            name: trial[name] for name in PARAMETERS if name in trial and (name not in NET_PARAMETERS or name in has)
+        }
 
 
 def checked(name: str, values: Any) -> list[Any]:
@@ -135,13 +137,13 @@ def _value(name: str, value: Any) -> Any:
     raise UserError(f"the grid's '{name}' must be {expected.get(kind, 'a word')}, and {value!r} came")
 
 
-def beside_of(cell: Mapping[str, Any]) -> list[str]:
-    """What a cell's net learns beside the class, by name."""
-    names = [name.strip() for name in cell.get("beside", "none").split("+")]
+def auxiliary_of(trial: Mapping[str, Any]) -> list[str]:
+    """What a trial's net learns beside the class, by name."""
+    names = [name.strip() for name in trial.get("auxiliary", "none").split("+")]
     return [name for name in names if name not in ("", "none")]
 
 
-def varied(cells: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The parameters in which the cells differ: what a table needs as columns and a person as a name."""
-    names = dict.fromkeys(name for cell in cells for name in cell)
-    return [name for name in names if len({repr(cell.get(name)) for cell in cells}) > 1]
+def varied(trials: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The parameters in which the trials differ: what a table needs as columns and a person as a name."""
+    names = dict.fromkeys(name for trial in trials for name in trial)
+    return [name for name in names if len({repr(trial.get(name)) for trial in trials}) > 1]

@@ -1,6 +1,6 @@
 """Grids in files, YAML or TOML: a person's own, and the presets that come with dxray.
 
-A file holds values that all its cells share and, under `grids`, sub-grids that each override them:
+A file holds values that all its trials share and, under `grids`, sub-grids that each override them:
 
     net: densenet
     dropout: [0.5, 0.3]

@@ -1,4 +1,4 @@
-"""A run in MLflow for each cell that has ended: its parameters, a metric per epoch, its measures and its state."""
+"""A run in MLflow for each trial that has ended: its parameters, a metric per epoch, its measures and its state."""
 
 import os
 from collections.abc import Mapping
@@ -40,7 +40,7 @@ class MlflowLog:
             raise UserError(f"MLflow at '{uri}' cannot be used ({one_line(wrong, 200)}); check the address") from None
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Log an ended cell. MLflow failing later on is said once and stops nothing: the tables hold it all."""
+        """Log an ended trial. MLflow failing later on is said once and stops nothing: the tables hold it all."""
         if self._broken:
             return
         try:
@@ -55,7 +55,7 @@ class MlflowLog:
         from mlflow.entities import Metric, Param
 
         tags = {"dxray.sweep": self._sweep, "dxray.status": row["status"], "dxray.reason": row["reason"] or ""}
-        run = self._client.create_run(self._experiment, tags=tags, run_name=f"cell {row['cell']:04d}")
+        run = self._client.create_run(self._experiment, tags=tags, run_name=f"trial {row['trial']:04d}")
         name = run.info.run_id
         now = run.info.start_time
         values = [(key, row[key], 0) for key in _END if row.get(key) is not None]

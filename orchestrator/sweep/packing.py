@@ -32,56 +32,56 @@ Probe = Callable[[Mapping[str, Any], tuple[int, int, int], int], Device]
 
 
 def gpu_share(
-    cells: Sequence[Mapping[str, Any]], shape: tuple[int, int, int], classes: int, feeders: int, probe: Probe
+    trials: Sequence[Mapping[str, Any]], shape: tuple[int, int, int], classes: int, feeders: int, probe: Probe
 ) -> float:
-    """The share of a GPU for each training of `cells`, in (0, 1].
+    """The share of a GPU for each training of `trials`, in (0, 1].
 
     Args:
         shape: of an image, `(C, H, W)`.
         feeders: CPUs for each GPU; a training without one of its own would wait for it.
         probe: `measured`, or what runs it on a GPU.
     """
-    seen = probe(hungriest(cells, shape, classes), shape, classes)
+    seen = probe(hungriest(trials, shape, classes), shape, classes)
     held = int(seen.whole / (seen.taken * SPARE + CONTEXT))
     together = max(1, min(held, feeders))
     return int(1e4 / together) / 1e4  # Ray counts GPUs in such steps, and three thirds must not be more than one
 
 
-def hungriest(cells: Sequence[Mapping[str, Any]], shape: tuple[int, int, int], classes: int) -> Mapping[str, Any]:
-    """The cell that takes most memory by `dxray.models.training.cost.training_bytes`; cells that make no net are left out."""
+def hungriest(trials: Sequence[Mapping[str, Any]], shape: tuple[int, int, int], classes: int) -> Mapping[str, Any]:
+    """The trial that takes most memory by `cost.training_bytes`; trials that make no net are left out."""
 
-    def needed(cell: Mapping[str, Any]) -> int:
+    def needed(trial: Mapping[str, Any]) -> int:
         try:
-            batch = cell.get("batch_size", 64)
+            batch = trial.get("batch_size", 64)
             return training_bytes(
-                lambda: _net(cell, shape, classes), (batch, *shape), optimizer=cell.get("optimizer", "adamw")
+                lambda: _net(trial, shape, classes), (batch, *shape), optimizer=trial.get("optimizer", "adamw")
             )
         except (ValueError, RuntimeError):
             return 0  # its training will say why
 
-    return max(cells, key=needed)
+    return max(trials, key=needed)
 
 
-def measured(cell: Mapping[str, Any], shape: tuple[int, int, int], classes: int) -> Device:
-    """Train `cell` for two batches of noise on this process's GPU, and look what it took."""
-    count = 2 * int(cell.get("batch_size", 64))
+def measured(trial: Mapping[str, Any], shape: tuple[int, int, int], classes: int) -> Device:
+    """Train `trial` for two batches of noise on this process's GPU, and look what it took."""
+    count = 2 * int(trial.get("batch_size", 64))
     noise = torch.randint(0, 256, (count, *shape), dtype=torch.uint8).numpy()
     labels = (torch.arange(count) % classes).numpy()
-    asked = {name: cell[name] for name in FIT_PARAMETERS if name in cell} | {"epochs": 1}
+    asked = {name: trial[name] for name in FIT_PARAMETERS if name in trial} | {"epochs": 1}
     torch.cuda.reset_peak_memory_stats()
-    fit(_net(cell, shape, classes), noise, labels, validation=(noise, labels), **asked)
+    fit(_net(trial, shape, classes), noise, labels, validation=(noise, labels), **asked)
     whole = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
     return Device(torch.cuda.max_memory_reserved(), whole)
 
 
-def on_a_gpu(cell: Mapping[str, Any], shape: tuple[int, int, int], classes: int) -> Device:
+def on_a_gpu(trial: Mapping[str, Any], shape: tuple[int, int, int], classes: int) -> Device:
     """`measured`, on whichever node of the connected cluster has a GPU."""
     import ray
 
-    seen: Device = ray.get(ray.remote(num_gpus=1, max_calls=1)(measured).remote(cell, shape, classes))
+    seen: Device = ray.get(ray.remote(num_gpus=1, max_calls=1)(measured).remote(trial, shape, classes))
     return seen
 
 
-def _net(cell: Mapping[str, Any], shape: tuple[int, int, int], classes: int) -> torch.nn.Module:
-    parameters = {name: cell[name] for name in NET_PARAMETERS if name in cell}
-    return build(cell["net"], **parameters, channels=shape[0], size=shape[1:], classes=classes)
+def _net(trial: Mapping[str, Any], shape: tuple[int, int, int], classes: int) -> torch.nn.Module:
+    parameters = {name: trial[name] for name in NET_PARAMETERS if name in trial}
+    return build(trial["net"], **parameters, channels=shape[0], size=shape[1:], classes=classes)

@@ -25,11 +25,11 @@ START = 3.0  # seconds from one training's end to the next one's first step, abo
 def plan(config: SweepConfig, console: Console, *, address: str | None = None) -> dict[str, Any]:
     """Say what the sweep would take on the cluster at `address`, or on this machine.
 
-    The time is an estimate: a few batches of the cell of middling cost are trained on a node of the cluster, and all
-    other cells are taken to be as fast by their multiplications.
+    The time is an estimate: a few batches of the trial of middling cost are trained on a node of the cluster, and all
+    other trials are taken to be as fast by their multiplications.
 
     Returns:
-        `cells`, `at_once`, `cpus_each`, `gpus_each`, `seconds` in all, and of the cheapest and dearest cell
+        `trials`, `at_once`, `cpus_each`, `gpus_each`, `seconds` in all, and of the cheapest and dearest trial
         `seconds_least`, `seconds_most`.
 
     Raises:
@@ -38,7 +38,7 @@ def plan(config: SweepConfig, console: Console, *, address: str | None = None) -
     import ray
 
     todo, data, _ = asked(config, console)
-    work = [work_of(cell, data) for cell in todo]
+    work = [work_of(trial, data) for trial in todo]
     with connected(address):
         share_out(config, todo, data)
         limits = limits_of(config, console)
@@ -64,7 +64,7 @@ def plan(config: SweepConfig, console: Console, *, address: str | None = None) -
         f"{spell(max(seconds))} (from {few} images trained on a node just now)"
     )
     return {
-        "cells": len(todo),
+        "trials": len(todo),
         "at_once": min(limits.at_once, len(todo)),
         "cpus_each": limits.threads,
         "gpus_each": limits.gpu_share,
@@ -74,13 +74,13 @@ def plan(config: SweepConfig, console: Console, *, address: str | None = None) -
     }
 
 
-def seconds_of_an_epoch(cell: Mapping[str, Any], images: Any, labels: Any, classes: int, threads: int) -> float:
-    """Seconds that one epoch of `cell` over these images takes here, the first steps left out."""
+def seconds_of_an_epoch(trial: Mapping[str, Any], images: Any, labels: Any, classes: int, threads: int) -> float:
+    """Seconds that one epoch of `trial` over these images takes here, the first steps left out."""
     torch.set_num_threads(threads)
-    parameters = {name: cell[name] for name in NET_PARAMETERS if name in cell}
-    net = build(cell["net"], **parameters, channels=images.shape[1], size=images.shape[2:], classes=classes)
-    asked_of_fit = {name: cell[name] for name in FIT_PARAMETERS if name in cell} | {"epochs": 1}
-    warm = 2 * int(cell.get("batch_size", 64))
+    parameters = {name: trial[name] for name in NET_PARAMETERS if name in trial}
+    net = build(trial["net"], **parameters, channels=images.shape[1], size=images.shape[2:], classes=classes)
+    asked_of_fit = {name: trial[name] for name in FIT_PARAMETERS if name in trial} | {"epochs": 1}
+    warm = 2 * int(trial.get("batch_size", 64))
     fit(net, images[:warm], labels[:warm], **asked_of_fit)
     started = time.perf_counter()
     fit(net, images, labels, **asked_of_fit)

@@ -1,6 +1,6 @@
-"""Which cells of the grid a sweep trains: all, some drawn at random, or those that a study proposes as results come.
+"""Which trials of the grid a sweep trains: all, some drawn at random, or those that a study proposes as results come.
 
-What a study has proposed is written down before a cell starts, and a proposal follows from the seed, the cells proposed
+What a study has proposed is written down before a trial starts; a proposal follows from the seed, the trials proposed
 so far and their results alone. So a sweep that was killed needs no state of the study to go on.
 """
 
@@ -20,11 +20,11 @@ SEARCHES = ("grid", "random", "optuna")
 LEDGER = "search.json"
 HALVE = "halve_at"  # what a trial reports as its epoch, save at its last, where nothing is left to stop
 
-Cells = Sequence[Mapping[str, Any]]
+Trials = Sequence[Mapping[str, Any]]
 
 
-def chosen(cells: list[dict[str, Any]], search: str, samples: int | None, seed: int) -> list[dict[str, Any]]:
-    """The cells that a sweep may train, in the grid's order: all of them, or for "random" `samples`, drawn by `seed`.
+def chosen(trials: list[dict[str, Any]], search: str, samples: int | None, seed: int) -> list[dict[str, Any]]:
+    """The trials that a sweep may train, in the grid's order: all of them, or for "random" `samples`, drawn by `seed`.
 
     Raises:
         UserError: an unknown search, samples missing or too few, or Optuna is not installed.
@@ -34,48 +34,48 @@ def chosen(cells: list[dict[str, Any]], search: str, samples: int | None, seed: 
     if search == "grid":
         if samples is not None:
             raise UserError("--samples is for --search random and optuna; a grid is trained whole, so leave it out")
-        return cells
+        return trials
     if not samples:
-        raise UserError(f"--search {search} needs --samples: how many of the grid's {len(cells)} nets to train")
+        raise UserError(f"--search {search} needs --samples: how many of the grid's {len(trials)} nets to train")
     if search == "optuna":
         _optuna()
-        return cells
-    drawn = np.random.default_rng(seed).permutation(len(cells))[:samples]
-    return [cells[i] for i in sorted(drawn)]
+        return trials
+    drawn = np.random.default_rng(seed).permutation(len(trials))[:samples]
+    return [trials[i] for i in sorted(drawn)]
 
 
 class Study:
-    """Proposes cells of a grid by Optuna's tree-structured Parzen estimator (Bergstra et al. 2011).
+    """Proposes trials of a grid by Optuna's tree-structured Parzen estimator (Bergstra et al. 2011).
 
     Args:
-        rows: cell -> its row in the table, kept up to date by the caller; what the proposals learn from.
+        rows: trial -> its row in the table, kept up to date by the caller; what the proposals learn from.
     """
 
     def __init__(
-        self, cells: Cells, out: Place, *, samples: int, seed: int, rows: Mapping[int, Mapping[str, Any]]
+        self, trials: Trials, out: Place, *, samples: int, seed: int, rows: Mapping[int, Mapping[str, Any]]
     ) -> None:
-        self._cells, self._ledger, self._samples, self._seed, self._rows = cells, out / LEDGER, samples, seed, rows
+        self._trials, self._ledger, self._samples, self._seed, self._rows = trials, out / LEDGER, samples, seed, rows
         self.proposed: list[int] = read_json(self._ledger)["proposed"] if self._ledger.exists() else []
 
     def propose(self) -> int | None:
-        """The next cell, written to the ledger; None when there are as many as asked for."""
-        if len(self.proposed) >= min(self._samples, len(self._cells)):
+        """The next trial, written to the ledger; None when there are as many as asked for."""
+        if len(self.proposed) >= min(self._samples, len(self._trials)):
             return None
-        index = proposal(self._cells, self.proposed, self._rows, self._seed)
+        index = proposal(self._trials, self.proposed, self._rows, self._seed)
         self.proposed.append(index)
         write_json(self._ledger, {"proposed": self.proposed})
         return index
 
 
-def proposal(cells: Cells, proposed: Sequence[int], rows: Mapping[int, Mapping[str, Any]], seed: int) -> int:
-    """The cell to train next, for a high validation accuracy: a pure function of what is known.
+def proposal(trials: Trials, proposed: Sequence[int], rows: Mapping[int, Mapping[str, Any]], seed: int) -> int:
+    """The trial to train next, for a high validation accuracy: a pure function of what is known.
 
-    Each parameter is a choice among its values in `cells`. Not every combination need be a cell, and no cell is trained
-    twice: taken is the cell that agrees with what Optuna asks for in most parameters.
+    Each parameter is a choice among its values in `trials`. Not every combination need be a trial, and none is trained
+    twice: taken is the trial that agrees with what Optuna asks for in most parameters.
     """
     optuna = _optuna()
-    names = list(dict.fromkeys(name for cell in cells for name in cell))
-    values = {name: list(dict.fromkeys(cell.get(name) for cell in cells)) for name in names}
+    names = list(dict.fromkeys(name for trial in trials for name in trial))
+    values = {name: list(dict.fromkeys(trial.get(name) for trial in trials)) for name in names}
     choices = {name: optuna.distributions.CategoricalDistribution(values[name]) for name in names}
     order = np.random.SeedSequence([seed, len(proposed)]).generate_state(1)
     study = optuna.create_study(
@@ -88,26 +88,26 @@ def proposal(cells: Cells, proposed: Sequence[int], rows: Mapping[int, Mapping[s
             optuna.trial.create_trial(
                 state=optuna.trial.TrialState[state],
                 value=accuracy,
-                params={name: cells[index].get(name) for name in names},
+                params={name: trials[index].get(name) for name in names},
                 distributions=choices,
             )
         )
     asked = study.ask(choices).params
-    free = [index for index in range(len(cells)) if index not in set(proposed)]
-    return max(free, key=lambda index: (sum(cells[index].get(name) == asked[name] for name in names), -index))
+    free = [index for index in range(len(trials)) if index not in set(proposed)]
+    return max(free, key=lambda index: (sum(trials[index].get(name) == asked[name] for name in names), -index))
 
 
 class CellSearcher(Searcher):
-    """Hands cells to Tune: first those that are `left` from before, then what `propose` names until it names none."""
+    """Hands trials to Tune: first those that are `left` from before, then what `propose` names until it names none."""
 
-    def __init__(self, cells: Cells, left: Sequence[int], propose: Callable[[], int | None]) -> None:
+    def __init__(self, trials: Trials, left: Sequence[int], propose: Callable[[], int | None]) -> None:
         super().__init__(metric="validation_accuracy", mode="max")
-        self._cells, self._left, self._propose = cells, list(left), propose
+        self._trials, self._left, self._propose = trials, list(left), propose
 
     def suggest(self, trial_id: str) -> Any:
-        """A cell as a trial's `config`, or `FINISHED`."""
+        """A trial as a trial's `config`, or `FINISHED`."""
         index = self._left.pop(0) if self._left else self._propose()
-        return Searcher.FINISHED if index is None else {"index": index, "cell": dict(self._cells[index])}
+        return Searcher.FINISHED if index is None else {"index": index, "trial": dict(self._trials[index])}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Nothing to do: proposals look at the table."""

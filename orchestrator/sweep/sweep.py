@@ -1,4 +1,4 @@
-"""`dxray sweep`: what was asked and with which faces; the trainings, a table of every cell, and the best net saved."""
+"""`dxray sweep`: what was asked and with which faces; the trainings, a table of every trial, and the best net saved."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -14,20 +14,20 @@ from dxray.models.doctor.evidence import Split
 from dxray.models.victims.checkpoint import versions
 from dxray.orchestrator.console import Console
 from dxray.orchestrator.errors import Interrupted, UserError
-from dxray.orchestrator.ray.session import cpus, feeders, gpus, largest_node, memory_for_each, slots
+from dxray.orchestrator.ray.session import capacity, cpus, feeders, gpus, largest_node, memory_for_each
 from dxray.orchestrator.ray.shared_storage import joined
 from dxray.orchestrator.runs.buckets import Place, files
 from dxray.orchestrator.runs.places import absolute_source
 from dxray.orchestrator.runs.store import locked, read_json, writable_folder, write_json
-from dxray.orchestrator.sweep.grid import Grid, beside_of, cells
+from dxray.orchestrator.sweep.grid import Grid, auxiliary_of, expand
 from dxray.orchestrator.sweep.mlflow_log import MlflowLog
 from dxray.orchestrator.sweep.packing import gpu_share, on_a_gpu
 from dxray.orchestrator.sweep.search import chosen
 from dxray.orchestrator.sweep.tables import best_of
 from dxray.orchestrator.sweep.trial import RESULT
-from dxray.orchestrator.sweep.tuning import Limits, train_cells
+from dxray.orchestrator.sweep.tuning import Limits, run_trials
 
-FORMAT = "dxray sweep 1"
+FORMAT = "dxray sweep 2"
 CONFIG = "sweep.json"
 _SQLITE = "sqlite:///"
 
@@ -37,9 +37,9 @@ class SweepConfig:
     """What decides the tables of a sweep; written to `sweep.json` before the first training, and kept on resume.
 
     Attributes:
-        data, size, classes, label, data_seed: as `dxray.models.data.faces.read` takes them.
-        grid: parameter -> its values, or several such grids, whose union is trained; see `grid.cells`.
-        search, samples: how many of the grid's cells are trained, and how they are found; see `search.chosen`.
+        data, size, classes, label, data_seed: as `faces.read` takes them.
+        grid: parameter -> its values, or several such grids, whose union is trained; see `grid.expand`.
+        search, samples: how many of the grid's trials are trained, and how they are found; see `search.chosen`.
         stop_early: trainings that lag behind others are stopped, see `search.early_stopping`.
         validate: name -> source of further faces, all of which every net is measured on.
         cpus_per_trial: threads of each training; None: the CPUs shared out among the trainings that run at a time.
@@ -78,7 +78,7 @@ class SweepConfig:
 def sweep(
     config: SweepConfig, out: Place, console: Console, *, address: str | None = None, faces: Faces | None = None
 ) -> dict[str, Any]:
-    """Train the cells of the grid; returns the rows of the table, and where the best net is.
+    """Train the trials of the grid; returns the rows of the table, and where the best net is.
 
     The best net is chosen on the validation split; `accuracy` is that of the test split, which decided nothing.
 
@@ -86,8 +86,8 @@ def sweep(
         faces: those of `config.data`, where the caller has read them already.
 
     Raises:
-        UserError: the request or the folder is not usable, a split is empty, or no cell could be trained.
-        Interrupted: Ctrl-C; the finished cells are in the table.
+        UserError: the request or the folder is not usable, a split is empty, or no trial could be trained.
+        Interrupted: Ctrl-C; the finished trials are in the table.
     """
     todo, data, hashes = asked(config, console, faces)
     out = writable_folder(out, "the sweep's results")
@@ -100,7 +100,7 @@ def sweep(
         with _stops(out, len(todo)), joined(out, address):
             share_out(config, todo, data)
             limits = limits_of(config, console)
-            record = {"format": FORMAT, "config": asdict(config), "cells": todo, **hashes}
+            record = {"format": FORMAT, "config": asdict(config), "trials": todo, **hashes}
             write_json(out / CONFIG, record | {"versions": versions()})
             return _train(config, todo, data, out, console, limits, log)
 
@@ -108,13 +108,13 @@ def sweep(
 def asked(
     config: SweepConfig, console: Console, faces: Faces | None = None
 ) -> tuple[list[dict[str, Any]], dict[str, Any], dict[str, Any]]:
-    """The cells to train, what every training gets, and the hashes of its faces.
+    """The trials to train, what every training gets, and the hashes of its faces.
 
     Raises:
         UserError: the request makes no sense, or a split is empty.
     """
-    todo = chosen(cells(config.grid), config.search, config.samples, config.data_seed)
-    if any(cell.get("refit") for cell in todo) and (config.stop_early or config.search == "optuna"):
+    todo = chosen(expand(config.grid), config.search, config.samples, config.data_seed)
+    if any(trial.get("refit") for trial in todo) and (config.stop_early or config.search == "optuna"):
         by = "--stop-early" if config.stop_early else "--search optuna"
         raise UserError(
             f"{by} judges nets by the validation images, which 'refit' has them learn; leave one of them out"
@@ -123,23 +123,23 @@ def asked(
 
 
 def resume(out: Place, console: Console, *, address: str | None = None, faces: Faces | None = None) -> dict[str, Any]:
-    """Go on with the sweep in `out`: finished cells are not done again, others go on from their last epoch.
+    """Go on with the sweep in `out`: finished trials are not done again, others go on from their last epoch.
 
     Raises:
         UserError: there is no sweep, its data have changed, or another process works on it.
-        Interrupted: Ctrl-C; the finished cells are in the table.
+        Interrupted: Ctrl-C; the finished trials are in the table.
     """
     out = out.expanduser().absolute()
     config, record = recorded(out)
-    data, hashes = _arrays(config, faces or _read(config, record["cells"], console), console)
+    data, hashes = _arrays(config, faces or _read(config, record["trials"], console), console)
     for source, (then, now) in _sources(config, record, hashes).items():
         if then != now:
             raise UserError(f"'{source}' holds other faces than when '{out}' was started; put them back")
     with locked(writable_folder(out, "the sweep's results"), say=console.say):
         log = MlflowLog(config.mlflow, out, console) if config.mlflow else None
-        with _stops(out, len(record["cells"])), joined(out, address):
+        with _stops(out, len(record["trials"])), joined(out, address):
             limits = limits_of(config, console, "the sweep was begun so: go on where a node has them")
-            return _train(config, record["cells"], data, out, console, limits, log)
+            return _train(config, record["trials"], data, out, console, limits, log)
 
 
 def recorded(out: Place) -> tuple[SweepConfig, dict[str, Any]]:
@@ -160,7 +160,7 @@ def _stops(out: Place, nets: int) -> Iterator[None]:
 
     def go_on() -> str:
         with suppress(OSError):  # a bucket that does not answer does not say either
-            ended = len(files(out, f"cells/*/{RESULT}"))
+            ended = len(files(out, f"trials/*/{RESULT}"))
             return f"{ended} of {nets} nets are finished and kept; go on with: dxray sweep --resume '{out}'"
         return f"what is finished is kept; go on with: dxray sweep --resume '{out}'"
 
@@ -194,7 +194,7 @@ def share_out(config: SweepConfig, todo: Sequence[Mapping[str, Any]], data: Mapp
         config.cpus_per_trial = max(1, min(largest_node(), cpus() // min(nets, config.max_concurrent or nets)))
     if config.memory_limit is None and not config.gpus_per_trial:
         threads = config.cpus_per_trial
-        at_once = min(nets, config.max_concurrent or nets, slots(threads, 0))
+        at_once = min(nets, config.max_concurrent or nets, capacity(threads, 0))
         # Two digits: the table says it, and should say the same on a day with a little less memory.
         config.memory_limit = float(f"{memory_for_each(threads, 0, max(1, at_once)) * 0.95:.2g}")
 
@@ -208,7 +208,7 @@ def _train(
     limits: Limits,
     log: MlflowLog | None,
 ) -> dict[str, Any]:
-    rows = train_cells(
+    rows = run_trials(
         todo,
         data,
         out,
@@ -229,7 +229,7 @@ def limits_of(
 ) -> Limits:
     """UserError, with the advice, where the cluster has nothing that even one training would fit on."""
     threads, share, gib = config.cpus_per_trial or 1, float(config.gpus_per_trial or 0.0), config.memory_limit
-    most = slots(threads, share)
+    most = capacity(threads, share)
     if not most:
         raise UserError(
             f"no node has the {threads} CPUs and {share:g} GPUs that a training is to have "
@@ -240,22 +240,22 @@ def limits_of(
         if gib > there:
             console.say(f"memory: {gib:g} GiB are allowed for each net, but only {there:.3g} GiB are there")
             gib = there
-        most = max(1, slots(threads, share, gib))
+        most = max(1, capacity(threads, share, gib))
     return Limits(threads, share, config.time_limit, gib, min(most, config.max_concurrent or most))
 
 
 def _read(config: SweepConfig, todo: Sequence[Mapping[str, Any]], console: Console) -> Faces:
-    beside = sorted({name for cell in todo for name in beside_of(cell)})
+    auxiliary = sorted({name for trial in todo for name in auxiliary_of(trial)})
     faces = read(
         config.data,
         size=config.size,
         seed=config.data_seed,
         classes=config.classes or None,
         label=config.label,
-        beside=beside,
+        auxiliary=auxiliary,
     )
     console.say(faces.summary())
-    if untold := [name for name in beside if name not in faces.beside]:
+    if untold := [name for name in auxiliary if name not in faces.auxiliary]:
         console.say(f"'{config.data}' tells no {' and no '.join(untold)}, so that is not learnt beside the class")
     return faces
 
@@ -264,15 +264,15 @@ def _arrays(config: SweepConfig, faces: Faces, console: Console) -> tuple[dict[s
     """What every training gets, as plain arrays, and the hashes of all faces in it, as they are recorded."""
     hashes: dict[str, Any] = {"data_sha256": faces.sha256()}
     data: dict[str, Any] = {"classes": faces.classes, "source": faces.source, "sha256": hashes["data_sha256"]}
-    beside = {}
+    auxiliary = {}
     for name in ("train", "validation", "test"):
         split = faces.shuffled(name)
         if not len(split):
             raise UserError(f"'{faces.source}' has no {name} images; give a source with more faces")
         data[name] = (split.images, split.labels)
-        beside[name] = split.beside
-    told = {name: (beside["train"][name], beside["validation"][name]) for name in faces.beside}
-    data["beside"] = {name: np.concatenate(both) for name, both in told.items()}
+        auxiliary[name] = split.auxiliary
+    told = {name: (auxiliary["train"][name], auxiliary["validation"][name]) for name in faces.auxiliary}
+    data["auxiliary"] = {name: np.concatenate(both) for name, both in told.items()}
     splits = {name: Split(*data[name]) for name in ("train", "test")}
     data["findings"] = data_findings(splits, faces.classes)
     others = {name: _other(name, source, config, faces) for name, source in config.validate.items()}

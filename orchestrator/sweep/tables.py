@@ -1,4 +1,4 @@
-"""The tables of a sweep: a row for each cell, for each of its epochs, and for each layer in each epoch."""
+"""The tables of a sweep: a row for each trial, for each of its epochs, and for each layer in each epoch."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,12 +11,12 @@ from dxray.orchestrator.sweep.grid import PARAMETERS, Parameter
 
 Row = Mapping[str, Any]
 
-TRAINED = ("ok", "stopped")  # the status of a cell that has a net; else it is "KO", or "pending": not ended yet
+TRAINED = ("ok", "stopped")  # the status of a trial that has a net; else it is "KO", or "pending": not ended yet
 
 _ARROW = {int: pa.int64(), float: pa.float64(), bool: pa.bool_(), str: pa.string()}
 _SHARE, _LOSS = "[0, 1]", "nats"
 _LEFT = "of test faces, after APGD of 20 steps at Linf 4/255 on"
-_CELL = column("cell", pa.int32(), "number of the cell, whose folder is cells/NNNN")
+_TRIAL = column("trial", pa.int32(), "number of the trial, whose folder is trials/NNNN")
 _EPOCH = column("epoch", pa.int32(), "from 1")
 
 
@@ -26,10 +26,10 @@ def _parameter(name: str, parameter: Parameter) -> pa.Field:
 
 TRIALS = pa.schema(
     [
-        _CELL,
+        _TRIAL,
         *(_parameter(name, parameter) for name, parameter in PARAMETERS.items()),
         column("status", pa.string(), "ok, stopped (early; measured as it was then) or KO"),
-        column("reason", pa.string(), "why the cell is KO or was stopped"),
+        column("reason", pa.string(), "why the trial is KO or was stopped"),
         column("mark", pa.string(), "one class: 99 % of the answers are alike; under majority: worse than that"),
         column("accuracy", pa.float64(), "on the test split, which decided nothing", _SHARE),
         column(
@@ -53,7 +53,7 @@ TRIALS = pa.schema(
 )
 EPOCHS = pa.schema(
     [
-        _CELL,
+        _TRIAL,
         _EPOCH,
         column("loss", pa.float64(), "mean over the epoch, on augmented images, labels smoothed", _LOSS),
         column("train_accuracy", pa.float64(), "on augmented images, while learning", _SHARE),
@@ -63,7 +63,7 @@ EPOCHS = pa.schema(
 )
 LAYERS = pa.schema(
     [
-        _CELL,
+        _TRIAL,
         _EPOCH,
         column("layer", pa.string(), "name of the layer in the net"),
         column("weight_norm", pa.float64(), "L2 norm of its weights after the epoch"),
@@ -74,7 +74,7 @@ LAYERS = pa.schema(
 # What differs from run to run has a file of its own, so that the tables of two runs can be compared.
 TIMING = pa.schema(
     [
-        _CELL,
+        _TRIAL,
         column("seconds", pa.float64(), "of its epochs' steps, without validation and layer figures", "s"),
         column("images_per_second", pa.float64(), "training images seen, by those seconds", "images/s"),
         column("memory_gib", pa.float64(), "most memory that the training held", "GiB"),
@@ -83,8 +83,8 @@ TIMING = pa.schema(
 )
 
 
-def trial_row(index: int, cell: Row, result: Row) -> dict[str, Any]:
-    """A row of `TRIALS`, with what the other tables hold of the cell beside its columns.
+def trial_row(index: int, trial: Row, result: Row) -> dict[str, Any]:
+    """A row of `TRIALS`, with what the other tables hold of the trial beside its columns.
 
     These are `seconds`, `memory_gib`, `validate`, `epoch_rows` (dicts) and `layer_columns` (lists by name: of a deep
     net they are thousands).
@@ -92,18 +92,18 @@ def trial_row(index: int, cell: Row, result: Row) -> dict[str, Any]:
     epochs = result.get("epochs", [])
     layers = [{"epoch": epoch["epoch"], **layer} for epoch in epochs for layer in epoch.get("layers", ())]
     return {
-        "cell": index,
-        **{name: cell.get(name) for name in PARAMETERS},
+        "trial": index,
+        **{name: trial.get(name) for name in PARAMETERS},
         **{name: value for name, value in result.items() if name != "epochs"},
         "mark": _mark(result),
         "epoch_rows": [{name: value for name, value in epoch.items() if name != "layers"} for epoch in epochs],
-        "layer_columns": {name: [layer.get(name) for layer in layers] for name in LAYERS.names if name != "cell"},
+        "layer_columns": {name: [layer.get(name) for layer in layers] for name in LAYERS.names if name != "trial"},
     }
 
 
-def pending_row(index: int, cell: Row) -> dict[str, Any]:
-    """The row of a cell that has not ended."""
-    return {"cell": index, **{name: cell.get(name) for name in PARAMETERS}, "status": "pending", "mark": None}
+def pending_row(index: int, trial: Row) -> dict[str, Any]:
+    """The row of a trial that has not ended."""
+    return {"trial": index, **{name: trial.get(name) for name in PARAMETERS}, "status": "pending", "mark": None}
 
 
 def _mark(result: Row) -> str | None:
@@ -120,7 +120,7 @@ def _mark(result: Row) -> str | None:
 def write_tables(out: Place, rows: Sequence[Row]) -> None:
     """`trials.parquet`, `epochs.parquet`, `timing.parquet` and, where layers were looked at, `layers.parquet` in `out`.
 
-    All are written anew each time, which a sweep does as each cell ends: 0.1 s for 210 cells of 40 epochs.
+    All are written anew each time, which a sweep does as each trial ends: 0.1 s for 210 trials of 40 epochs.
     """
     others = sorted({name for row in rows for name in _validate(row)})
     fields = [
@@ -128,7 +128,7 @@ def write_tables(out: Place, rows: Sequence[Row]) -> None:
     ]
     trials = [{**row, **{f"accuracy_{name}": share for name, share in _validate(row).items()}} for row in rows]
     write_table(out / "trials.parquet", _table(trials, pa.schema([*TRIALS, *fields])))
-    epochs = [{"cell": row["cell"], **epoch} for row in rows for epoch in row["epoch_rows"]]
+    epochs = [{"trial": row["trial"], **epoch} for row in rows for epoch in row["epoch_rows"]]
     write_table(out / "epochs.parquet", _table(epochs, EPOCHS))
     write_table(out / "timing.parquet", _table([_timing(row) for row in rows], TIMING))
     layers = [_layers(row) for row in rows if row["layer_columns"]["epoch"]]
@@ -148,7 +148,7 @@ def _timing(row: Row) -> dict[str, Any]:
 
 def _layers(row: Row) -> pa.Table:
     columns = row["layer_columns"]
-    return pa.table({"cell": [row["cell"]] * len(columns["epoch"]), **columns}, schema=LAYERS)
+    return pa.table({"trial": [row["trial"]] * len(columns["epoch"]), **columns}, schema=LAYERS)
 
 
 def _table(rows: Sequence[Row], schema: pa.Schema) -> pa.Table:
@@ -156,16 +156,16 @@ def _table(rows: Sequence[Row], schema: pa.Schema) -> pa.Table:
 
 
 def read_trials(out: Place) -> list[dict[str, Any]]:
-    """The rows that the sweep in `out` has written so far, without their epochs; cells that have not ended are pending.
+    """The rows that the sweep in `out` has written so far, without epochs; trials that have not ended are pending.
 
     Raises:
         UserError: there is no sweep.
     """
-    found = {index: pending_row(index, cell) for index, cell in enumerate(read_json(out / "sweep.json")["cells"])}
+    found = {index: pending_row(index, trial) for index, trial in enumerate(read_json(out / "sweep.json")["trials"])}
     for file in ("trials.parquet", "timing.parquet"):
         if (out / file).exists():
             for row in read_table(out / file).to_pylist():
-                found.setdefault(row["cell"], {}).update(row)
+                found.setdefault(row["trial"], {}).update(row)
     return [found[index] for index in sorted(found)]
 
 
@@ -175,4 +175,4 @@ def best_of(rows: Sequence[Row]) -> Row | None:
     Nets that learnt the validation images come after all others.
     """
     trained = [row for row in rows if row["status"] in TRAINED and row.get("sha256")]
-    return max(trained, key=lambda row: (row["validation_accuracy"] or 0.0, -row["cell"]), default=None)
+    return max(trained, key=lambda row: (row["validation_accuracy"] or 0.0, -row["trial"]), default=None)

@@ -1,7 +1,7 @@
-"""One cell of a sweep: train one net, measure it, write down what came of it. Plain functions; Ray is not needed.
+"""One trial of a sweep: train one net, measure it, write down what came of it. Plain functions; Ray is not needed.
 
-A cell's folder is its memory: `state.safetensors` while it trains (a killed cell goes on from its last epoch),
-`result.json` once it has ended, well or not, and the net beside it. A cell with a result is never done again.
+A trial's folder is its memory: `state.safetensors` while it trains (a killed trial goes on from its last epoch),
+`result.json` once it has ended, well or not, and the net beside it. A trial with a result is never done again.
 """
 
 import inspect
@@ -28,19 +28,19 @@ from dxray.models.victims.checkpoint import ModelCard, save
 from dxray.orchestrator.errors import DISK
 from dxray.orchestrator.ray.limits import GIB, Peak, bounded_memory
 from dxray.orchestrator.runs.store import read_json, write_json
-from dxray.orchestrator.sweep.grid import FIT_PARAMETERS, NET_PARAMETERS, beside_of
+from dxray.orchestrator.sweep.grid import FIT_PARAMETERS, NET_PARAMETERS, auxiliary_of
 
 RESULT, STATE = "result.json", "state.safetensors"
 TAUGHT_STATE = "defence.safetensors"  # of a defence that learns, as STATE
-ATTACKED, WITHIN = 256, ("linf", 4 / 255)  # test faces on which a cell with a `defense` is attacked; the budget
+ATTACKED, WITHIN = 256, ("linf", 4 / 255)  # test faces on which a trial with a `defense` is attacked; the budget
 
 
 class DoesNotFit(MemoryError):
     """A training that is known to need more memory than allowed before it is begun."""
 
 
-def train_cell(
-    cell: Mapping[str, Any],
+def train_trial(
+    trial: Mapping[str, Any],
     data: Mapping[str, Any],
     folder: Path,
     *,
@@ -50,17 +50,17 @@ def train_cell(
     least: MutableMapping[str, int] | None = None,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
-    """The result of a cell: from its folder where it has ended before, else after training it.
+    """The result of a trial: from its folder where it has ended before, else after training it.
 
     A training that fails is a result too: `status` "KO" with its `reason`.
 
     Args:
-        cell: the parameters, see `grid.cells`.
+        trial: the parameters, see `grid.expand`.
         data: `train`, `validation`, `test` (images uint8 `(N, C, H, W)`, labels int64 `(N,)`), `classes`, `source`,
-            `sha256`, and perhaps `beside`: further labels of the training images, then of the validation images, by
-            name, see `dxray.models.training.auxiliary`; `validate`: further such pairs by name, on which the net is measured at its end;
-            and `findings`: what is wrong with the data, see `dxray.models.doctor.diagnosis.data_findings`.
-        folder: of this cell alone.
+            `sha256`, and perhaps `auxiliary`: further labels of the training images, then of the validation images, by
+            name, see `training.auxiliary`; `validate`: further such pairs by name, on which the net is measured at its
+            end; and `findings`: what is wrong with the data, see `diagnosis.data_findings`.
+        folder: of this trial alone.
         memory_limit, gpu_share: GiB that the training may take, see `limits.bounded_memory`.
         least: bytes that trainings are known to need at least; what is found out here is added.
 
@@ -75,7 +75,7 @@ def train_cell(
     allowed: float | None = None
     try:
         with bounded_memory(memory_limit, gpu_share=gpu_share) as allowed:
-            result = _train(cell, data, folder, allowed, {} if least is None else least, on_epoch)
+            result = _train(trial, data, folder, allowed, {} if least is None else least, on_epoch)
     except Exception as wrong:
         if isinstance(wrong, OSError) and wrong.errno in DISK:
             raise  # it is done again once there is room
@@ -83,48 +83,50 @@ def train_cell(
     return _end(folder, result | {"memory_gib": peak.gib(), "host": socket.gethostname()})
 
 
-def measure_stopped(cell: Mapping[str, Any], data: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """The result of a cell that was stopped early, after its last whole epoch: its net is saved, measured on all."""
+def measure_stopped(trial: Mapping[str, Any], data: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The result of a trial that was stopped early, after its last whole epoch: its net is saved, measured on all."""
     if (folder / RESULT).exists():
         return read_json(folder / RESULT)
     _sweep_out(folder)
-    data = _as_used(cell, data)
-    card = _card(cell, data)
+    data = _as_used(trial, data)
+    card = _card(trial, data)
     net = card.build()
     history = load_judged(folder / STATE, net)
     net.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]  # missing in torch's stubs
-    done = f"stopped early, after epoch {len(history)} of {cell['epochs']}"
-    return _end(folder, {"status": "stopped", "reason": done, **_measured(net, card, cell, data, history, folder)})
+    done = f"stopped early, after epoch {len(history)} of {trial['epochs']}"
+    return _end(folder, {"status": "stopped", "reason": done, **_measured(net, card, trial, data, history, folder)})
 
 
 def _train(
-    cell: Mapping[str, Any],
+    trial: Mapping[str, Any],
     data: Mapping[str, Any],
     folder: Path,
     allowed: float | None,
     least: MutableMapping[str, int],
     on_epoch: Callable[[dict[str, Any]], None] | None,
 ) -> dict[str, Any]:
-    data = _as_used(cell, data)
+    data = _as_used(trial, data)
     images, labels = data["train"]
-    card = _card(cell, data)
-    asked = {name: cell[name] for name in FIT_PARAMETERS if name in cell}
+    card = _card(trial, data)
+    asked = {name: trial[name] for name in FIT_PARAMETERS if name in trial}
     if allowed:
         _must_fit(card, images, asked, allowed, least)
-    torch.manual_seed(cell["seed"])
+    torch.manual_seed(trial["seed"])
     net = card.build()
     history = fit(
         net,
         images,
         labels,
-        validation=None if cell.get("refit") else data["validation"],
-        seed=cell["seed"],
+        validation=None if trial.get("refit") else data["validation"],
+        seed=trial["seed"],
         state=folder / STATE,
-        beside={name: told[: len(images)] for name, told in data.get("beside", {}).items() if name in beside_of(cell)},
+        auxiliary={
+            name: told[: len(images)] for name, told in data.get("auxiliary", {}).items() if name in auxiliary_of(trial)
+        },
         on_epoch=on_epoch,
         **asked,
     )
-    return {"status": "ok", "reason": None, **_measured(net, card, cell, data, history, folder)}
+    return {"status": "ok", "reason": None, **_measured(net, card, trial, data, history, folder)}
 
 
 def _must_fit(
@@ -151,14 +153,14 @@ def _must_fit(
 def _measured(
     net: nn.Module,
     card: ModelCard,
-    cell: Mapping[str, Any],
+    trial: Mapping[str, Any],
     data: Mapping[str, Any],
     history: Sequence[dict[str, Any]],
     folder: Path,
 ) -> dict[str, Any]:
     """What is said of a trained net behind its defence, which is saved to `folder`."""
-    plain, net = net, _defended(net, card, cell, data, folder)
-    last = history[-1] | _of_validation(net, card, cell, data)
+    plain, net = net, _defended(net, card, trial, data, folder)
+    last = history[-1] | _of_validation(net, card, trial, data)
     labels = data["test"][1]
     logits = logits_of(net, data["test"][0]).numpy()
     answers = logits.argmax(1)
@@ -166,18 +168,18 @@ def _measured(
     measured = {
         "accuracy": float((answers == labels).mean()),
         **{name: last.get(name) for name in ("validation_accuracy", "validation_loss", "train_accuracy", "loss")},
-        **(_withstood(plain, net, data) if "defense" in cell else {}),
+        **(_withstood(plain, net, data) if "defense" in trial else {}),
         "majority_share": float(np.bincount(labels).max() / len(labels)),
         "largest_answer_share": float(np.bincount(answers).max() / len(answers)),
         "parameter_count": sum(p.numel() for p in net.parameters()),
         "train_images": len(data["train"][0]),
         "validate": {name: float((_answers(net, seen) == true).mean()) for name, (seen, true) in validate.items()},
     }
-    card.trained = {"cell": dict(cell), "data": data["source"], "data_sha256": data["sha256"], **measured}
+    card.trained = {"trial": dict(trial), "data": data["source"], "data_sha256": data["sha256"], **measured}
     saved = save(net, card, folder)
     return {
         **measured,
-        "findings": _findings(cell, data, history, logits),
+        "findings": _findings(trial, data, history, logits),
         "sha256": saved.sha256,
         "seconds": sum(row["seconds"] for row in history),
         "epochs": history,
@@ -185,25 +187,25 @@ def _measured(
 
 
 def _defended(
-    net: nn.Module, card: ModelCard, cell: Mapping[str, Any], data: Mapping[str, Any], folder: Path
+    net: nn.Module, card: ModelCard, trial: Mapping[str, Any], data: Mapping[str, Any], folder: Path
 ) -> nn.Module:
-    """The trained net behind the defence of its cell, as the card then says; without one, the net."""
-    card.defence = parse(cell.get("defense", NONE), channels=card.channels)
+    """The trained net behind the defence of its trial, as the card then says; without one, the net."""
+    card.defence = parse(trial.get("defense", NONE), channels=card.channels)
     if not card.defence:
         return net
     name = card.defence["name"]
-    torch.manual_seed(cell["seed"])
+    torch.manual_seed(trial["seed"])
     found = defended(net, name, **card.defence["parameters"]).to(device_of(net))
     if name in TAUGHT:
-        TAUGHT[name](found, *data["train"], seed=cell["seed"], state=folder / TAUGHT_STATE)
+        TAUGHT[name](found, *data["train"], seed=trial["seed"], state=folder / TAUGHT_STATE)
     return found
 
 
 def _of_validation(
-    net: nn.Module, card: ModelCard, cell: Mapping[str, Any], data: Mapping[str, Any]
+    net: nn.Module, card: ModelCard, trial: Mapping[str, Any], data: Mapping[str, Any]
 ) -> dict[str, float]:
     """Of a defended net, figures on the validation split: those of its training are of the net without the defence."""
-    if not card.defence or cell.get("refit"):
+    if not card.defence or trial.get("refit"):
         return {}
     return {f"validation_{name}": value for name, value in evaluate(net, *data["validation"]).items()}
 
@@ -217,7 +219,7 @@ def _withstood(plain: nn.Module, net: nn.Module, data: Mapping[str, Any]) -> dic
 
 
 def _findings(
-    cell: Mapping[str, Any], data: Mapping[str, Any], history: Sequence[dict[str, Any]], logits: np.ndarray
+    trial: Mapping[str, Any], data: Mapping[str, Any], history: Sequence[dict[str, Any]], logits: np.ndarray
 ) -> list[str]:
     """Names of what is wrong with the training, as far as it shows without a further look at the net."""
     images, labels = data["test"]
@@ -229,23 +231,23 @@ def _answers(net: nn.Module, images: np.ndarray) -> np.ndarray:
     return logits_of(net, images).argmax(1).numpy()
 
 
-def _card(cell: Mapping[str, Any], data: Mapping[str, Any]) -> ModelCard:
+def _card(trial: Mapping[str, Any], data: Mapping[str, Any]) -> ModelCard:
     images = data["train"][0]
     return ModelCard(
-        net=cell["net"],
-        parameters={name: cell[name] for name in NET_PARAMETERS if name in cell},
+        net=trial["net"],
+        parameters={name: trial[name] for name in NET_PARAMETERS if name in trial},
         classes=data["classes"],
         channels=images.shape[1],
         size=images.shape[2:],
     )
 
 
-def _as_used(cell: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
-    """The data with what the cell learns as its `train`."""
+def _as_used(trial: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
+    """The data with what the trial learns as its `train`."""
     learnt = data["train"]
-    if cell.get("refit"):
+    if trial.get("refit"):
         learnt = [np.concatenate(both) for both in zip(data["train"], data["validation"], strict=True)]
-    return {**data, "train": tuple(part[: cell.get("train_size")] for part in learnt)}
+    return {**data, "train": tuple(part[: trial.get("train_size")] for part in learnt)}
 
 
 def reason_of(wrong: Exception, allowed: float | None = None) -> str:

@@ -1,8 +1,8 @@
-"""One cell behind a guard: trained in a process of its own, so that whatever it does to itself has a known reason.
+"""One trial behind a guard: trained in a process of its own, so that whatever it does to itself has a known reason.
 
-A Ray worker that trained the cell itself would die with it, and Ray cannot say how. A forked process costs some
+A Ray worker that trained the trial itself would die with it, and Ray cannot say how. A forked process costs some
 hundredths of a second, starts with everything imported and with the data of Ray's object store in place, and leaves
-no memory behind for the next cell.
+no memory behind for the next trial.
 """
 
 import ctypes
@@ -20,22 +20,22 @@ from pathlib import Path
 from typing import Any
 
 from dxray.orchestrator.runs.store import locked, read_json, write_json
-from dxray.orchestrator.sweep.trial import RESULT, train_cell
+from dxray.orchestrator.sweep.trial import RESULT, train_trial
 
-KILLS = 2  # a cell that is killed from outside is begun again (from its last epoch) that often
-ORPHAN = 120.0  # seconds for which a cell's process may outlive the sweep that started it
+KILLS = 2  # a trial that is killed from outside is begun again (from its last epoch) that often
+ORPHAN = 120.0  # seconds for which a trial's process may outlive the sweep that started it
 
 # Someone else's doing. All other signals a process brings upon itself, and would again: its training is deterministic.
 _FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 
 Report = Callable[[Any], None]
 
-# Asking torch what a training needs takes 0.2 s: its answers, kept for the cells that this worker trains next.
+# Asking torch what a training needs takes 0.2 s: its answers, kept for the trials that this worker trains next.
 _least: dict[str, int] = {}
 
 
 class Unwritable(RuntimeError):
-    """A cell's folder took no more, so the cell has no result; the text says why."""
+    """A trial's folder took no more, so the trial has no result; the text says why."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ class Ended:
     timed_out: bool = False
 
 
-def run_cell(
-    cell: Mapping[str, Any],
+def run_trial(
+    trial: Mapping[str, Any],
     data: Mapping[str, Any],
     folder: Path,
     *,
@@ -56,17 +56,17 @@ def run_cell(
     on_epoch: Report | None = None,
     **limits: Any,
 ) -> dict[str, Any]:
-    """As `train_cell`, in a process of its own; a process that dies is a result too, with what is known of its death.
+    """As `train_trial`, in a process of its own; a process that dies is a result too, with what is known of its death.
 
     Args:
         time_limit: seconds after which the process is killed.
-        limits: as `train_cell` takes them.
+        limits: as `train_trial` takes them.
 
     Raises:
         Unwritable: the folder's disk is full or read-only.
     """
     hear: dict[str, Report] = {"unwritable": unwritable, "least": _least.update, "epoch": on_epoch or _ignore}
-    work = partial(_train, cell, data, folder, limits)
+    work = partial(_train, trial, data, folder, limits)
     return settled(work, folder, on_message=lambda message: hear[message[0]](message[1]), time_limit=time_limit)
 
 
@@ -95,10 +95,10 @@ def settled(
 
 
 def _train(
-    cell: Mapping[str, Any], data: Mapping[str, Any], folder: Path, limits: Mapping[str, Any], report: Report
+    trial: Mapping[str, Any], data: Mapping[str, Any], folder: Path, limits: Mapping[str, Any], report: Report
 ) -> None:
     try:
-        train_cell(cell, data, folder, least=_least, on_epoch=lambda row: report(("epoch", row)), **limits)
+        train_trial(trial, data, folder, least=_least, on_epoch=lambda row: report(("epoch", row)), **limits)
     except OSError as wrong:
         report(("unwritable", f"{folder}: {wrong.strerror or wrong}"))
     report(("least", _least))

@@ -20,9 +20,9 @@ from dxray.orchestrator.sweep.callbacks import LOST, Watcher, folder_of
 from dxray.orchestrator.sweep.grid import NET_PARAMETERS
 from dxray.orchestrator.sweep.mlflow_log import MlflowLog
 from dxray.orchestrator.sweep.search import HALVE, CellSearcher, Study, early_stopping
-from dxray.orchestrator.sweep.trial_process import Unwritable, run_cell
+from dxray.orchestrator.sweep.trial_process import Unwritable, run_trial
 
-Cells = Sequence[Mapping[str, Any]]
+Trials = Sequence[Mapping[str, Any]]
 
 
 @dataclass
@@ -42,8 +42,8 @@ class Limits:
         return asked | ({"memory": (self.gib + BASE) * 2**30} if self.gib and not self.gpu_share else {})
 
 
-def train_cells(
-    cells: Cells,
+def run_trials(
+    trials: Trials,
     data: Mapping[str, Any],
     out: Place,
     console: Console,
@@ -53,31 +53,31 @@ def train_cells(
     stop_early: bool = False,
     log: MlflowLog | None = None,
 ) -> list[dict[str, Any]]:
-    """Train what has not ended of `cells`; the rows of all that have ended, in the order of `cells`.
+    """Train what has not ended of `trials`; the rows of all that have ended, in the order of `trials`.
 
     Args:
-        data: as `cell.train_cell` takes it; put into Ray's object store once and read there by every training.
+        data: as `trial.train_trial` takes it; put into Ray's object store once and read there by every training.
         out: the sweep's folder, absolute, or its place in a bucket.
-        study: how many cells Optuna may propose, and its seed; None: all of `cells` are trained.
+        study: how many trials Optuna may propose, and its seed; None: all of `trials` are trained.
 
     Raises:
         OSError, or an exception that it has led to: `out` takes no more.
     """
     shared = ray.put(data)
-    work = [work_of(cell, data) for cell in cells]
-    watcher = Watcher(cells, work, out, shared, log.add if log else None)
+    work = [work_of(trial, data) for trial in trials]
+    watcher = Watcher(trials, work, out, shared, log.add if log else None)
     known = watcher.known()
     if study:
-        proposals = Study(cells, out, samples=study[0], seed=study[1], rows=watcher.rows)
+        proposals = Study(trials, out, samples=study[0], seed=study[1], rows=watcher.rows)
         left, total, propose = [i for i in proposals.proposed if i not in known], study[0], proposals.propose
     else:
         # The costliest first: where a long training begins last, all other CPUs wait for it.
-        left, total = sorted(set(range(len(cells))) - known, key=lambda i: (-work[i], i)), len(cells)
+        left, total = sorted(set(range(len(trials))) - known, key=lambda i: (-work[i], i)), len(trials)
         propose = _none
-    to_come = min(total, len(cells)) - len(known)
+    to_come = min(total, len(trials)) - len(known)
     console.say(
-        f"sweep: {to_come} of {min(total, len(cells))} nets to train, {min(limits.at_once, max(1, to_come))} at a time "
-        f"with {limits.threads} CPU each, on {cpus()} CPUs and {gpus():g} GPUs"
+        f"sweep: {to_come} of {min(total, len(trials))} nets to train, {min(limits.at_once, max(1, to_come))} at a "
+        f"time with {limits.threads} CPU each, on {cpus()} CPUs and {gpus():g} GPUs"
         + (f"; each may take {limits.gib:.3g} GiB" if limits.gib else "")
     )
     system, path = in_arrow(out)
@@ -88,8 +88,8 @@ def train_cells(
             limits.resources(),
         ),
         tune_config=tune.TuneConfig(
-            search_alg=CellSearcher(cells, left, propose),
-            scheduler=early_stopping(max(cell["epochs"] for cell in cells), watcher.rows) if stop_early else None,
+            search_alg=CellSearcher(trials, left, propose),
+            scheduler=early_stopping(max(trial["epochs"] for trial in trials), watcher.rows) if stop_early else None,
             num_samples=-1,
             reuse_actors=True,
             max_concurrent_trials=limits.at_once,
@@ -105,7 +105,7 @@ def train_cells(
             verbose=0,
         ),
     )
-    getLogger("ray.tune").setLevel(CRITICAL)  # a failed cell is a row of the table, not a traceback
+    getLogger("ray.tune").setLevel(CRITICAL)  # a failed trial is a row of the table, not a traceback
     average = sum(work) / len(work)
     if to_come:
         to_do = sum(work[i] for i in left) + average * (to_come - len(left))
@@ -116,22 +116,22 @@ def train_cells(
 
 
 def _trial(config: dict[str, Any], shared: list[ray.ObjectRef], out: Place, limits: Limits) -> None:
-    """All that Tune knows of a cell."""
+    """All that Tune knows of a trial."""
     import torch._dynamo  # noqa: F401  # here, once: optimizers load it, which takes each process a second
 
-    index, cell = config["index"], config["cell"]
+    index, trial = config["index"], config["trial"]
 
     def report(row: dict[str, Any]) -> None:
         keep()  # first: whoever stops the training by this report finds its state
         figures = {name: value for name, value in row.items() if isinstance(value, (int, float))}
         # The step by which TensorBoard draws, also after a training went on elsewhere.
         figures["timesteps_total"] = row["epoch"]
-        tune.report(figures if row["epoch"] == cell["epochs"] else figures | {HALVE: row["epoch"]})
+        tune.report(figures if row["epoch"] == trial["epochs"] else figures | {HALVE: row["epoch"]})
 
     try:
         with worked_in(folder_of(out, index), "*") as (folder, keep):
-            run_cell(
-                cell,
+            run_trial(
+                trial,
                 ray.get(shared[0]),
                 folder,
                 time_limit=limits.seconds,
@@ -145,13 +145,15 @@ def _trial(config: dict[str, Any], shared: list[ray.ObjectRef], out: Place, limi
         tune.report({"unwritable": str(wrong)})
 
 
-def work_of(cell: Mapping[str, Any], data: Mapping[str, Any]) -> float:
-    """What a training costs beside others: multiplications over all epochs. 0 where the cell makes no net."""
-    images = data["train"][0][: cell.get("train_size")]
-    asked = [name for name in NET_PARAMETERS if name in cell and name not in ("dropout", "mirror", "moved")]
-    net = tuple((name, cell[name]) for name in asked)
+def work_of(trial: Mapping[str, Any], data: Mapping[str, Any]) -> float:
+    """What a training costs beside others: multiplications over all epochs. 0 where the trial makes no net."""
+    images = data["train"][0][: trial.get("train_size")]
+    asked = [name for name in NET_PARAMETERS if name in trial and name not in ("dropout", "tta_flip", "tta_shift")]
+    net = tuple((name, trial[name]) for name in asked)
     try:
-        return _multiplications(cell["net"], net, images.shape[1:], len(data["classes"])) * len(images) * cell["epochs"]
+        return (
+            _multiplications(trial["net"], net, images.shape[1:], len(data["classes"])) * len(images) * trial["epochs"]
+        )
     except (ValueError, RuntimeError):
         return 0.0  # its training will say why
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from dxray.attacks.apgd import AutoWalk, apgd, checkpoints, log_odds
-from dxray.attacks.engine.batched_search import Room
+from dxray.attacks.engine.batched_search import Bounds
 from dxray.attacks.engine.budget import find_budget
 from dxray.attacks.engine.lattice import on_grid
 from dxray.attacks.engine.norms import find_norm
@@ -32,9 +32,9 @@ class Sines(nn.Module):
 def within_reach(net: Any, inputs: Tensor, levels: int) -> Tensor:
     """Whether a change of so many grey levels a value can cross the border of a linear net, bool (N,)."""
     weight, whole = net.weight.detach(), (inputs * 255).round().flatten(1)
-    room = torch.where(weight > 0, 255 - whole, whole).clamp(max=levels) / 255
+    bounds = torch.where(weight > 0, 255 - whole, whole).clamp(max=levels) / 255
     with torch.no_grad():
-        return (net(inputs).diff(dim=1).flatten() + (room * weight.abs()).sum(dim=1)) > FLOOR
+        return (net(inputs).diff(dim=1).flatten() + (bounds * weight.abs()).sum(dim=1)) > FLOOR
 
 
 @pytest.mark.parametrize("loss", ["ce", "margin"])
@@ -119,10 +119,10 @@ def test_steps_are_halved_only_where_they_do_not_help(helpers: Any) -> None:
 def test_a_walk_moves_as_the_paper_has_it() -> None:
     """One value, budget 8: full steps of 16, a quarter of the last move kept, and back to the best at a checkpoint."""
     walk = AutoWalk(1, torch.Size([1]), budget=find_budget("linf"), eps=8.0, steps=10, random_start=False, seed=0)
-    room = Room(torch.full((1, 1), -100.0), torch.full((1, 1), 100.0))
+    bounds = Bounds(torch.full((1, 1), -100.0), torch.full((1, 1), 100.0))
     seen = []
     for step, (gap, slope) in enumerate([(5.0, 1.0), (1.0, -1.0), (4.0, -1.0), (6.0, 1.0)]):
-        walk.learn(room, walk.propose(room), torch.tensor([gap]), torch.tensor([[slope]]), torch.tensor([step]),
+        walk.learn(bounds, walk.propose(bounds), torch.tensor([gap]), torch.tensor([[slope]]), torch.tensor([step]),
                    torch.tensor([torch.inf]))  # fmt: skip
         seen.append((float(walk.at), float(walk.length)))
     # 0 -> 8 (16, cut) -> 8 - 0.75 * 16 + 0.25 * 8 -> -2 - 0.75 * 6 - 0.25 * 10

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from dxray.attacks.ddn import SphereWalk, ddn
 from dxray.attacks.deepfool import deepfool
-from dxray.attacks.engine.batched_search import Room
+from dxray.attacks.engine.batched_search import Bounds
 from dxray.attacks.engine.lattice import on_grid, to_levels
 from dxray.attacks.engine.norms import find_norm
 from dxray.attacks.engine.query import FLOOR, Ledger
@@ -100,13 +100,13 @@ def test_the_sphere_grows_until_it_reaches_the_border(helpers: Any) -> None:
 
 
 def test_steps_shorten_along_a_cosine() -> None:
-    room = Room(torch.full((1, 2), -1e4), torch.full((1, 2), 1e4))
+    bounds = Bounds(torch.full((1, 2), -1e4), torch.full((1, 2), 1e4))
     walk = SphereWalk(1, torch.Size([2]), steps=100, radius=100.0, gamma=0.05)
     turned = []
     for step in (1, 50, 100):
         walk.at, walk.r = torch.tensor([[100.0, 0.0]]), torch.tensor([100.0])
         state = torch.tensor([1.0]), torch.tensor([[0.0, 7.0]]), torch.tensor([step]), torch.tensor([torch.inf])
-        walk.learn(room, walk.propose(room), *state)
+        walk.learn(bounds, walk.propose(bounds), *state)
         assert walk.at.norm().item() == pytest.approx(105.0)
         turned.append(float(walk.at[0, 1] / walk.at[0, 0] * 100 / 255))
     assert turned == pytest.approx([1.0, 0.505, 0.01], abs=1e-3)

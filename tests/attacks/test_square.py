@@ -107,8 +107,8 @@ def test_windows_are_spent_inside_a_small_mask(norm: str, helpers: Any) -> None:
 
 
 def test_a_search_keeps_what_is_as_good_and_drops_what_is_worse() -> None:
-    room = torch.full((1, 6, 6), 9.0)
-    search = LinfSearch(0, -room, room, 9.0, 100, torch.Generator().manual_seed(0))
+    bounds = torch.full((1, 6, 6), 9.0)
+    search = LinfSearch(0, -bounds, bounds, 9.0, 100, torch.Generator().manual_seed(0))
     first = search.propose()
     assert search.learn(-1.0)
     second = search.propose()
@@ -121,8 +121,8 @@ def test_a_search_keeps_what_is_as_good_and_drops_what_is_worse() -> None:
 
 
 def test_a_query_is_never_spent_on_the_present_change_again() -> None:
-    room = torch.full((1, 6, 6), 9.0)
-    search = LinfSearch(0, -room, room, 9.0, 1000, torch.Generator().manual_seed(0))
+    bounds = torch.full((1, 6, 6), 9.0)
+    search = LinfSearch(0, -bounds, bounds, 9.0, 1000, torch.Generator().manual_seed(0))
     search.propose()
     for found in range(0, -60, -1):
         search.learn(float(found))
@@ -131,9 +131,9 @@ def test_a_query_is_never_spent_on_the_present_change_again() -> None:
 
 @pytest.mark.parametrize("kind", [LinfSearch, L2Search])
 def test_windows_lie_in_the_smallest_box_around_the_mask(kind: type[Search]) -> None:
-    room = torch.zeros(1, 20, 20)
-    room[:, 11:17, 3:8] = 9
-    search = kind(0, -room, room, 9.0, 1000, torch.Generator().manual_seed(0))
+    bounds = torch.zeros(1, 20, 20)
+    bounds[:, 11:17, 3:8] = 9
+    search = kind(0, -bounds, bounds, 9.0, 1000, torch.Generator().manual_seed(0))
     places = set()
     for _ in range(200):
         _, rows, columns = search.window(3)
@@ -142,8 +142,8 @@ def test_windows_lie_in_the_smallest_box_around_the_mask(kind: type[Search]) -> 
 
 
 def test_windows_shrink_as_the_paper_has_it() -> None:
-    room = torch.full((1, 40, 40), 9.0)
-    search = LinfSearch(0, -room, room, 9.0, 10_000, torch.Generator().manual_seed(0))
+    bounds = torch.full((1, 40, 40), 9.0)
+    search = LinfSearch(0, -bounds, bounds, 9.0, 10_000, torch.Generator().manual_seed(0))
     sides = {}
     for search.step in (1, 10, 11, 51, 201, 501, 1001, 8001):
         sides[search.step] = search.side()
@@ -151,8 +151,8 @@ def test_windows_shrink_as_the_paper_has_it() -> None:
 
 
 def test_an_l2_step_moves_the_budget_and_neither_gains_nor_loses_any() -> None:
-    room = torch.full((2, 20, 15), 100.0)
-    search = L2Search(0, -room, room, 50.0, 100, torch.Generator().manual_seed(0))
+    bounds = torch.full((2, 20, 15), 100.0)
+    search = L2Search(0, -bounds, bounds, 50.0, 100, torch.Generator().manual_seed(0))
     size = find_budget("l2").size
     assert (search.propose() != 0).all()
     emptied = 0

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from dxray.attacks import find
 from dxray.attacks.dx.minimal import EFFORTS, PLANS
-from dxray.attacks.engine.batched_search import Ray, Room
+from dxray.attacks.engine.batched_search import Bounds, Ray
 from dxray.attacks.engine.lattice import LEVELS, from_levels, to_levels, to_uint8
 from dxray.attacks.engine.query import FLOOR, Ledger, Query
 from dxray.attacks.engine.scoring import Outcome, score
@@ -209,14 +209,14 @@ def lattice_bound(net: nn.Module, images: Tensor, labels: Tensor) -> np.ndarray:
     home = to_levels(images).flatten(1)
     slope, change = look.slope.flatten(1) / LEVELS, to_levels(modified).flatten(1) - home
     need = (slope * change).sum(dim=1) - look.margin + FLOOR
-    room = Room(-home, LEVELS - home)
+    bounds = Bounds(-home, LEVELS - home)
     low, high = torch.zeros(len(images)), torch.full((len(images),), 1e6)
     ray = Ray(slope, high, slope)
     for _ in range(60):
         middle = (low + high) / 2
-        enough = (ray.at(middle, room) * slope).sum(dim=1) >= need
+        enough = (ray.at(middle, bounds) * slope).sum(dim=1) >= need
         low, high = torch.where(enough, low, middle), torch.where(enough, middle, high)
-    return (ray.at(high, room).square().sum(dim=1).sqrt() / LEVELS).numpy()
+    return (ray.at(high, bounds).square().sum(dim=1).sqrt() / LEVELS).numpy()
 
 
 def trade_off(net: nn.Module, images: Tensor, labels: Tensor, picture: Path) -> None:

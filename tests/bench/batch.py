@@ -111,7 +111,7 @@ def flow(net: str, folder: Path, out: Path, *, png: bool) -> subprocess.Popen[st
     ]
     command += ["--png" if png else "--no-png", "--json"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    attacking = b"ray::Attacking.attack"
+    attacking = b"ray::AttackActor.attack"
     while process.poll() is None and not any(title(one).startswith(attacking) for one in below([process.pid])):
         time.sleep(0.02)
     return process

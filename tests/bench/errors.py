@@ -42,7 +42,7 @@ def main() -> None:
     options = parser.parse_args()
     faces = read(options.data).split("test")
     probabilities = []
-    for folder in sorted(path.parent for path in options.run.glob("cells/*/model.json")):
+    for folder in sorted(path.parent for path in options.run.glob("trials/*/model.json")):
         net, _ = load(folder)
         probabilities.append(logits_of(net, faces.images).softmax(1).numpy())
     sure = np.stack(probabilities)

@@ -33,9 +33,9 @@ GRIDS: list[dict[str, Any]] = [
 Rows = Sequence[Mapping[str, Any]]
 
 
-def accuracy(rows: Rows, **cell: Any) -> float:
-    """Of the one cell with these parameters; that of guessing for one that failed."""
-    (row,) = (row for row in rows if all(row[name] == value for name, value in cell.items()))
+def accuracy(rows: Rows, **trial: Any) -> float:
+    """Of the one trial with these parameters; that of guessing for one that failed."""
+    (row,) = (row for row in rows if all(row[name] == value for name, value in trial.items()))
     return float(row["accuracy"] if row["status"] == "ok" else 0.0)
 
 

@@ -47,7 +47,7 @@ Labelled = tuple[np.ndarray, np.ndarray]  # uint8 images (N, C, H, W) and int64 
 
 # A net of 16 filters under-fits the attacked images, and withstands some points less.
 NET: dict[str, Any] = {"blocks": 4, "convs": 3, "batch_norm": True}
-PLAIN: dict[str, Any] = {"batch_size": 64, "lr": 3e-3, "strength": 0.5, "average": 0.99}
+PLAIN: dict[str, Any] = {"batch_size": 64, "lr": 3e-3, "augment_strength": 0.5, "ema": 0.99}
 RECIPE: dict[str, Any] = {"lr": 3e-3, **IN_EACH_BATCH}
 METHOD: dict[str, Any] = {"method": "nfgsm", "least": LEAST}  # with "fgsm" it over-fitted in its 11th epoch
 EPS = (4 / 255, 8 / 255)

@@ -30,7 +30,7 @@ from dxray.orchestrator.hardening.retrain import RetrainConfig, retrain
 from dxray.orchestrator.hardening.stop_rules import Rules
 
 NET: dict[str, Any] = {"blocks": 4, "convs": 3, "filters": 16, "batch_norm": True}
-PLAIN: dict[str, Any] = {"batch_size": 64, "lr": 3e-3, "strength": 0.5, "average": 0.99}
+PLAIN: dict[str, Any] = {"batch_size": 64, "lr": 3e-3, "augment_strength": 0.5, "ema": 0.99}
 
 
 def table_of(faces: Faces, train_size: int | None, file: Path) -> None:

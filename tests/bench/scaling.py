@@ -4,7 +4,7 @@
     python -m tests.bench.scaling --workers 1 4 16 --seconds 20
     python -m tests.bench.scaling --sweep 16
 
-Real: the cutting into shards, the crew that hands them out, Ray with a raylet for each 16 workers. Simulated: a shard,
+Real: the sharding into shards, the pool that hands them out, Ray with a raylet for each 16 workers. Simulated: a shard,
 which sleeps as long as its images would take and writes nothing. So this tells what the scheduling adds, not what a
 shared disk or network would.
 
@@ -37,13 +37,13 @@ import ray
 from ray import tune
 from ray.cluster_utils import Cluster
 
-from dxray.orchestrator.attack.sharding import SECONDS, Cutting, Shard, largest_shard, most_at_once
+from dxray.orchestrator.attack.sharding import SECONDS, Shard, Sharding, largest_shard, most_at_once
 from dxray.orchestrator.attack.shards import Ended
-from dxray.orchestrator.attack.workers import Crew
+from dxray.orchestrator.attack.workers import WorkerPool
 from dxray.orchestrator.console import Console
 from dxray.orchestrator.ray.session import connected
 from dxray.orchestrator.sweep import tuning
-from dxray.orchestrator.sweep.grid import cells
+from dxray.orchestrator.sweep.grid import expand
 from dxray.orchestrator.sweep.search import HALVE
 
 A_NODE = 16  # workers
@@ -69,7 +69,7 @@ def cluster(workers: int, a_node: int = A_NODE) -> Iterator[None]:
 
 
 class Sleeping:
-    """In place of `crew.Attacking`, which would load torch."""
+    """In place of `pool.AttackActor`, which would load torch."""
 
     def __init__(self, seconds_an_image: float) -> None:
         self.seconds_an_image = seconds_an_image
@@ -83,13 +83,13 @@ class Sleeping:
 
 
 @contextmanager
-def crew_of(seconds_an_image: float, workers: int) -> Iterator[Crew]:
+def crew_of(seconds_an_image: float, workers: int) -> Iterator[WorkerPool]:
     """On few cores, it takes a second or more until each worker has a process of its own."""
-    crew = Crew(SimpleNamespace(out=Path("unused")), (b"", b""), net_sha256="")  # type: ignore[arg-type]
-    crew._new, crew._given = ray.remote(num_cpus=1)(Sleeping).remote, (seconds_an_image,)
-    with crew.hired(workers):
-        ray.wait([worker.doing for worker in crew._workers], num_returns=workers)
-        yield crew
+    pool = WorkerPool(SimpleNamespace(out=Path("unused")), (b"", b""), net_sha256="")  # type: ignore[arg-type]
+    pool._new, pool._given = ray.remote(num_cpus=1)(Sleeping).remote, (seconds_an_image,)
+    with pool.hired(workers):
+        ray.wait([worker.doing for worker in pool._workers], num_returns=workers)
+        yield pool
 
 
 def efficiency(workers: int, seconds: float, seconds_an_image: float) -> dict[str, float]:
@@ -102,9 +102,9 @@ def efficiency(workers: int, seconds: float, seconds_an_image: float) -> dict[st
         "most": most_at_once(PIXELS),
         "largest": largest_shard(seconds_an_image, most_at_once(PIXELS)),
     }
-    with tempfile.TemporaryDirectory() as out, crew_of(seconds_an_image, workers) as crew:
+    with tempfile.TemporaryDirectory() as out, crew_of(seconds_an_image, workers) as pool:
         shards, done, started = 0, 0, time.perf_counter()
-        for counts in crew.work_off(Cutting(Path(out), 0, listed).take):
+        for counts in pool.work_off(Sharding(Path(out), 0, listed).take):
             shards, done = shards + 1, done + counts.total()
         took = time.perf_counter() - started
     assert done == images
@@ -119,9 +119,9 @@ def cost_of_a_shard(workers: int) -> tuple[float, float]:
         index = next(numbers)
         return Shard(index, 0, index, index + 1) if index < EMPTY else None
 
-    with crew_of(0.0, workers) as crew:
+    with crew_of(0.0, workers) as pool:
         cpu, started = time.process_time(), time.perf_counter()
-        assert sum(1 for _ in crew.work_off(take)) == EMPTY
+        assert sum(1 for _ in pool.work_off(take)) == EMPTY
         return (time.process_time() - cpu) / EMPTY, EMPTY / (time.perf_counter() - started)
 
 
@@ -164,7 +164,7 @@ def sweep(workers: int, seconds: float, *, each: int = 4, epochs: int = 10) -> N
             row = {"epoch": epoch, "loss": 0.5, "train_accuracy": 0.8, "validation_accuracy": 0.8}
             told.append(row)
             if epoch == epochs:
-                folder = out / "cells" / f"{config['index']:04d}"
+                folder = out / "trials" / f"{config['index']:04d}"
                 folder.mkdir(parents=True, exist_ok=True)
                 for name in ("model.safetensors", "model.json"):
                     (folder / name).write_text(json.dumps({"sha256": "ab"}))
@@ -182,14 +182,14 @@ def sweep(workers: int, seconds: float, *, each: int = 4, epochs: int = 10) -> N
             tune.report(row | {"timesteps_total": epoch} | ({} if epoch == epochs else {HALVE: epoch}))
         tune.report({"ended": True})
 
-    todo = cells({"net": ["convnet"], "epochs": [epochs], "filters": [4], "seed": list(range(each * workers))})
+    todo = expand({"net": ["convnet"], "epochs": [epochs], "filters": [4], "seed": list(range(each * workers))})
     images = np.zeros((8, 1, 48, 48), np.uint8)
     with cluster(workers, 4), connected(), tempfile.TemporaryDirectory() as out:
         all_there(workers)
         tuning._trial = sleeping  # type: ignore[assignment]
         cpu = time.process_time()
         data = {"train": (images, np.zeros(8, np.int64)), "classes": ("a", "b")}
-        rows = tuning.train_cells(todo, data, Path(out), Console(as_json=True), Slots(workers))  # type: ignore[arg-type]
+        rows = tuning.run_trials(todo, data, Path(out), Console(as_json=True), Slots(workers))  # type: ignore[arg-type]
         cpu = (time.process_time() - cpu) / len(rows)
     ended = [row["began"] + row["seconds"] for row in rows]
     took = max(ended) - min(row["began"] for row in rows)

@@ -3,7 +3,7 @@
     python -m tests.bench.storage                    # needs duckdb (dxray[dev]), and 3 GB of disk below --folder
     python -m tests.bench.storage --faces 2000 --rows 20000 --folder /mnt/data
 
-1. Faces drawn by dxray, changed ones and what changed, made PNG and read again by `dxray.models.data.images` and, in turn, by
+1. Faces drawn by dxray, changed ones and what changed, made PNG and read again by `data.images` and, in turn, by
    Pillow, which it used before.
 2. The same faces, a small change of each, and its amplified image, encoded beforehand, are written as a run does
    (parts of 256, made durable) and as one PNG file for each image with the figures in a CSV file (not made durable);
@@ -131,7 +131,7 @@ def pillow_pixels(content: bytes) -> np.ndarray:
 
 
 def codecs(rows: list[dict[str, Any]], repeats: int) -> None:
-    """The time of `dxray.models.data.images` as a share of Pillow's."""
+    """The time of `data.images` as a share of Pillow's."""
     contents = [row[which] for row in rows for which in TRIPLE]
     pictures = [decode(content, size=(48, 48), channels=1) for content in contents]
     assert all(

@@ -4,7 +4,7 @@
     python -m tests.bench.training --data parquet:FACES.parquet --train-size 4000 --epochs 3 --batch-size 64 256
 
 The plain loop: torch's own layers in float32 and the default layout, a `DataLoader`, one training after the other with
-torch's default number of threads. The sweep: `dxray.orchestrator.sweep.sweep.sweep`, one CPU for each training. Both have the same
+torch's default number of threads. The sweep: `sweep.sweep`, one CPU for each training. Both have the same
 net and first weights, images, batch size, epochs, optimizer, schedule and label smoothing, and no augmentation; both
 end each epoch with the accuracy on the validation split. Each side runs in a process of its own, in turn, `--repeats`
 times, each time with other seeds; the ratio of each repeat is of that repeat alone, and the median is quoted. The time
@@ -64,7 +64,7 @@ class PlainBlock(nn.Module):
 
 
 class PlainDenseNet(nn.Module):
-    """`dxray.models.nets.densenet.DenseNet` (4 blocks of 3 convolutions of 16 filters) in torch's own layers, with its names."""
+    """`densenet.DenseNet` (4 blocks of 3 convolutions of 16 filters) in torch's own layers, with its names."""
 
     def __init__(self, dropout: float) -> None:
         super().__init__()

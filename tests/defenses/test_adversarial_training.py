@@ -251,7 +251,7 @@ def test_a_training_that_collapses_is_told_and_ends_with_the_best_net_before(fac
 
     net = small_net()
     objective = adversarial("fgsm", eps=EPS)
-    history = fit(net, images, labels, epochs=4, batch_size=16, objective=objective, judge=judge, average=0.9)
+    history = fit(net, images, labels, epochs=4, batch_size=16, objective=objective, judge=judge, ema=0.9)
     assert collapsed(history) == 3
     assert history[2]["score"] + history[2]["doubt"] < max(row["score"] for row in history[:2])
     best = 1 if history[1]["score"] + history[1]["doubt"] >= history[0]["score"] else 0

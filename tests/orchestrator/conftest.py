@@ -15,7 +15,7 @@ from dxray.orchestrator.cli.app import main
 from dxray.orchestrator.console import Console
 from dxray.orchestrator.runs import leases
 from dxray.orchestrator.runs.store import TRIPLE, write_json, write_part
-from dxray.orchestrator.sweep.grid import Grid, cells
+from dxray.orchestrator.sweep.grid import Grid, expand
 from dxray.orchestrator.sweep.tables import pending_row, trial_row
 from tests.orchestrator.amazon import SHORT, serving
 
@@ -90,7 +90,7 @@ def one_round(
 
 @pytest.fixture
 def result() -> Callable[..., Row]:
-    """What a cell's `result.json` says of a net that has learnt, or as it is given."""
+    """What a trial's `result.json` says of a net that has learnt, or as it is given."""
 
     def made(accuracy: float = 0.9, **given: Any) -> Row:
         epoch = {"epoch": 1, "loss": 0.4, "train_accuracy": 0.8, "validation_loss": 0.3, "validation_accuracy": 0.8}
@@ -117,13 +117,13 @@ def result() -> Callable[..., Row]:
 
 @pytest.fixture
 def rows(result: Callable[..., Row]) -> Callable[..., list[Row]]:
-    """A row for each cell of a grid: a net that has learnt, or what is given for the cell's number (None: pending)."""
+    """A row for each trial of a grid: a net that has learnt, or what is given for its number (None: pending)."""
 
     def made(grid: Grid | Sequence[Grid], given: Mapping[int, Row | None] | None = None) -> list[Row]:
         found = []
-        for index, cell in enumerate(cells(grid)):
+        for index, trial in enumerate(expand(grid)):
             said = (given or {}).get(index, result())
-            found.append(pending_row(index, cell) if said is None else trial_row(index, cell, said))
+            found.append(pending_row(index, trial) if said is None else trial_row(index, trial, said))
         return found
 
     return made

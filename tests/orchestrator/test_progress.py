@@ -74,10 +74,10 @@ def test_a_training_that_fails_or_is_stopped_counts_as_done(clock: Callable[[flo
 def test_a_training_that_begins_again_elsewhere_is_counted_once(clock: Callable[[float], None]) -> None:
     board, text = plain(work=40)
     with board:
-        board.start(0, "moved", 4, work=40)
+        board.start(0, "tta_shift", 4, work=40)
         clock(10)
         board.epoch(0, row(1))
-        board.start(0, "moved", 4, work=40)
+        board.start(0, "tta_shift", 4, work=40)
         clock(10)
         board.epoch(0, row(2))
         board.epoch(0, row(3))

@@ -9,7 +9,7 @@ from dxray.attacks.dx.l2 import L2Walk
 from dxray.attacks.dx.minimal import EFFORTS, PLANS, dx
 from dxray.attacks.dx.sparse import Pruning, SparseWalk
 from dxray.attacks.engine import low_precision
-from dxray.attacks.engine.batched_search import Ray, Room, Search
+from dxray.attacks.engine.batched_search import Bounds, Ray, Search
 from dxray.attacks.engine.lattice import on_grid, to_levels
 from dxray.attacks.engine.norms import find_norm
 from dxray.attacks.engine.query import FLOOR, Ledger, Query
@@ -44,16 +44,16 @@ def test_l2_reaches_the_closed_form_optimum_of_a_linear_net(effort: str, helpers
 
 def greedy_on_lattice(norm: str, weight: torch.Tensor, gap: float, start: torch.Tensor) -> float:
     """The exact smallest Linf (levels), L1 (levels) or L0 (pixels) that gains more than `gap` on a linear net."""
-    room = torch.where(weight > 0, 255 - start, start)
+    bounds = torch.where(weight > 0, 255 - start, start)
     gain = weight.abs() / 255
     if norm == "linf":
-        return next(float(k) for k in range(1, 256) if (gain * room.clamp(max=k)).sum() > gap)
-    order = (gain if norm == "l1" else gain * room).argsort(descending=True)
+        return next(float(k) for k in range(1, 256) if (gain * bounds.clamp(max=k)).sum() > gap)
+    order = (gain if norm == "l1" else gain * bounds).argsort(descending=True)
     size, left = 0.0, gap
     for i in order.tolist():
-        if gain[i] * room[i] > left:
+        if gain[i] * bounds[i] > left:
             return size + (1 if norm == "l0" else float((left / gain[i]).ceil()))
-        size, left = size + (1 if norm == "l0" else float(room[i])), left - float(gain[i] * room[i])
+        size, left = size + (1 if norm == "l0" else float(bounds[i])), left - float(gain[i] * bounds[i])
     return float("inf")
 
 
@@ -76,11 +76,11 @@ def test_the_other_norms_reach_the_optimum_of_a_linear_net(norm: str, factor: fl
 @pytest.mark.parametrize("norm", ["l1", "l0"])
 def test_a_slope_that_turns_round_does_not_send_a_pixel_out_of_the_box(norm: str) -> None:
     walk = SparseWalk(1, torch.Size([1, 1, 2]), 30, norm=norm, trust=64.0, error=(0.1, 0.5), memory=0.0)
-    room = Room(torch.tensor([[-250.0, -128.0]]), torch.tensor([[5.0, 127.0]]))
+    bounds = Bounds(torch.tensor([[-250.0, -128.0]]), torch.tensor([[5.0, 127.0]]))
     slope, best = torch.tensor([[1.0, 0.5]]), torch.tensor([100.0])
-    walk.learn(room, torch.zeros(1, 2), torch.tensor([50.0]), -slope, torch.tensor([0]), torch.tensor([torch.inf]))
-    walk.learn(room, torch.tensor([[-100.0, 0.0]]), torch.tensor([150.0]), slope, torch.tensor([1]), best)
-    assert torch.equal(walk.propose(room), room.inside(walk.propose(room)))
+    walk.learn(bounds, torch.zeros(1, 2), torch.tensor([50.0]), -slope, torch.tensor([0]), torch.tensor([torch.inf]))
+    walk.learn(bounds, torch.tensor([[-100.0, 0.0]]), torch.tensor([150.0]), slope, torch.tensor([1]), best)
+    assert torch.equal(walk.propose(bounds), bounds.inside(walk.propose(bounds)))
 
 
 def test_l0_counts_a_pixel_of_several_channels_once(helpers: Any) -> None:
@@ -210,9 +210,9 @@ def test_l1_reaches_a_border_that_many_values_must_go_all_the_way_for(near: floa
     net, image = FarAndBent(near), torch.full((1, 1, 12, 12), 128 / 255)
     found = dx(net, image, torch.zeros(1, dtype=torch.int64), norm="l1", effort="fast")
     assert net(found).argmax(dim=1).item() == 1
-    room = torch.where(net.weight > 0, 127.0, 128.0) / 255
+    bounds = torch.where(net.weight > 0, 127.0, 128.0) / 255
     order = net.weight.abs().argsort(descending=True)
-    reached, spent = (net.weight.abs() * room)[order].cumsum(0), room[order].cumsum(0)
+    reached, spent = (net.weight.abs() * bounds)[order].cumsum(0), bounds[order].cumsum(0)
     border = next(t / 1000 for t in range(1000) if 4 * (t / 1000) ** 6 + 0.02 * t / 1000 >= 1)
     assert (found - image).abs().sum() <= 1.02 * spent[int((reached >= border).nonzero()[0])]
 
@@ -220,23 +220,25 @@ def test_l1_reaches_a_border_that_many_values_must_go_all_the_way_for(near: floa
 @pytest.mark.parametrize(("best", "trust"), [(torch.inf, 16.0), (9.0, 8.0)])
 def test_a_model_that_foretold_badly_is_trusted_less_only_once_the_image_has_fooled(best: float, trust: float) -> None:
     walk = SparseWalk(1, torch.Size((1, 4, 4)), 9, norm="l1", trust=16.0, error=(0.07, 0.2), memory=0.5)
-    room = Room(torch.full((1, 16), -99.0), torch.full((1, 16), 99.0))
+    bounds = Bounds(torch.full((1, 16), -99.0), torch.full((1, 16), 99.0))
     change = torch.zeros(1, 16)
     for step, smallest in enumerate((torch.inf, best)):  # the margin stays where it was, whatever was promised
-        walk.learn(room, change, torch.tensor([5.0]), torch.ones(1, 16), torch.tensor([step]), torch.tensor([smallest]))
-        change = walk.propose(room)
+        walk.learn(
+            bounds, change, torch.tensor([5.0]), torch.ones(1, 16), torch.tensor([step]), torch.tensor([smallest])
+        )
+        change = walk.propose(bounds)
     assert walk.trust.tolist() == [trust]
 
 
 def test_looks_at_which_the_net_bends_do_not_count_up_to_as_many_again() -> None:
     """One slot sees the same slope at every look, another each time one at right angles to all before."""
     walk, looks = L2Walk(2, torch.Size((1, 4, 4)), 6, turn=(0.65, 0.65)), torch.zeros(2, dtype=torch.int64)
-    room, best = Room(torch.full((2, 16), -99.0), torch.full((2, 16), 99.0)), torch.tensor([torch.inf, torch.inf])
+    bounds, best = Bounds(torch.full((2, 16), -99.0), torch.full((2, 16), 99.0)), torch.tensor([torch.inf, torch.inf])
     done = torch.zeros(2, dtype=torch.bool)
     for look in range(16):
         slope = torch.eye(16)[[0, look]]
         gap = torch.full((2,), 1.0 if look == 0 else -0.01)
-        enough = walk.learn(room, walk.propose(room), gap, slope, torch.full((2,), look), best)
+        enough = walk.learn(bounds, walk.propose(bounds), gap, slope, torch.full((2,), look), best)
         done, looks, best = done | enough, looks + ~done, torch.ones(2)
     assert looks.tolist() == [6, 12]
 
@@ -247,7 +249,7 @@ class TooFar(L2Walk):
     steeper = 1.0
 
     def learn(
-        self, room: Room, change: torch.Tensor, gap: torch.Tensor, slope: torch.Tensor, step: torch.Tensor, *_: Any
+        self, bounds: Bounds, change: torch.Tensor, gap: torch.Tensor, slope: torch.Tensor, step: torch.Tensor, *_: Any
     ) -> torch.Tensor:
         length = slope.norm(dim=1, keepdim=True)
         self.v, self.r, self.slope = slope / length, torch.where(step == 0, 1.2 * gap / length[:, 0], self.r), slope
@@ -261,9 +263,9 @@ class TooMany(SparseWalk):
     """Ends at its first look, at which the forty values of largest slope go half as far as they may."""
 
     def learn(
-        self, room: Room, change: torch.Tensor, gap: torch.Tensor, slope: torch.Tensor, step: torch.Tensor, *_: Any
+        self, bounds: Bounds, change: torch.Tensor, gap: torch.Tensor, slope: torch.Tensor, step: torch.Tensor, *_: Any
     ) -> torch.Tensor:
-        far = torch.where(slope > 0, room.high, room.low)
+        far = torch.where(slope > 0, bounds.high, bounds.low)
         few = slope.abs() >= slope.abs().topk(40, dim=1).values[:, -1:]
         self.v, self.at = slope, torch.where(step.unsqueeze(1) == 0, (far / 2).round() * few, self.at)
         return step > 0
@@ -286,17 +288,17 @@ def test_pixels_that_l0_does_not_need_are_left_out_without_gradients(helpers: An
 
 def test_a_pixel_that_l0_cannot_spare_is_not_tried_again_and_the_others_are() -> None:
     """Four changed pixels, of which the slope takes the one that is needed for the least; two are left out at first."""
-    room = Room(torch.full((1, 6), -9.0), torch.full((1, 6), 9.0))
+    bounds = Bounds(torch.full((1, 6), -9.0), torch.full((1, 6), 9.0))
     best = torch.tensor([[3.0, -3.0, 3.0, 3.0, 0.0, 0.0]])
     last = Pruning(
         torch.tensor([[1.0, -2.0, 3.0, 4.0, 9.0, 0.0]]), torch.ones(1, 6, dtype=torch.bool), torch.tensor([2])
     )
     seen, worth = [], torch.tensor([True])
     while worth:
-        change = last.look(room, best)
+        change = last.look(bounds, best)
         fooled = bool(change[0, 0] != 0)
         seen.append((change[0].tolist(), fooled))
-        last, worth = last.learn(room, best, change, torch.tensor([1.0 if fooled else -1.0]))
+        last, worth = last.learn(bounds, best, change, torch.tensor([1.0 if fooled else -1.0]))
         best = change if fooled else best
     assert seen == [
         ([0, 0, 9, 9, 0, 0], False),

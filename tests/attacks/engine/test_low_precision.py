@@ -23,11 +23,11 @@ class Watched(nn.Module):
 
     def __init__(self, net: nn.Module, astray: float = 0.0) -> None:
         super().__init__()
-        self.net, self.astray, self.coarse_looks, self.exact_slopes = net, astray, 0, 0
+        self.net, self.astray, self.low_precision_looks, self.exact_slopes = net, astray, 0, 0
 
     def forward(self, images: Tensor) -> Tensor:
         rough = torch.is_autocast_enabled("cpu")
-        self.coarse_looks += rough
+        self.low_precision_looks += rough
         self.exact_slopes += images.requires_grad and not rough
         logits: Tensor = self.net(images)
         return logits + torch.tensor([-self.astray, self.astray]) / 2 if rough and self.astray else logits
@@ -35,11 +35,11 @@ class Watched(nn.Module):
 
 def usable(net: nn.Module, points: Tensor) -> bool:
     with Query(net, torch.zeros(len(points), dtype=torch.int64)) as query:
-        return query.coarse_will_do(points.shape[1:])
+        return query.low_precision_suffices(points.shape[1:])
 
 
 @pytest.mark.usefixtures("multiplies")
-def test_a_net_whose_coarse_slopes_point_elsewhere_is_asked_exactly(helpers: Any) -> None:
+def test_a_net_whose_low_precision_slopes_point_elsewhere_is_asked_exactly(helpers: Any) -> None:
     class Turning(nn.Module):
         def forward(self, images: Tensor) -> Tensor:
             values = images.flatten(1)
@@ -96,7 +96,7 @@ def test_a_machine_that_does_not_multiply_so_is_not_asked(helpers: Any, monkeypa
 @pytest.mark.parametrize("astray", [0.0, 0.3, 100.0])
 @pytest.mark.parametrize("effort", EFFORTS)
 @pytest.mark.parametrize("norm", ["l2", "linf"])
-def test_what_coarse_looks_take_for_fooled_fools_in_the_end(
+def test_what_low_precision_looks_take_for_fooled_fools_in_the_end(
     norm: str, effort: str, astray: float, helpers: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Off by a little, the last looks put it right; where none of these fools, the image is searched exactly."""
@@ -107,7 +107,7 @@ def test_what_coarse_looks_take_for_fooled_fools_in_the_end(
     labels = torch.zeros(len(images), dtype=torch.int64)
     watched = Watched(net, astray)
     found = dx(watched, images, labels, norm=norm, effort=effort)
-    assert watched.coarse_looks > 0
+    assert watched.low_precision_looks > 0
     assert (helpers.predicted(net, found) == 1).all()
     monkeypatch.setattr(low_precision, "_multiplies", lambda device: False)
     exact, size = dx(net, images, labels, norm=norm, effort=effort), find_norm(norm)
@@ -120,14 +120,14 @@ def test_what_is_confirmed_is_not_searched_again(norm: str, helpers: Any) -> Non
     net, images = helpers.ConvNet(), helpers.images(20, (1, 12, 12))
     watched, labels = Watched(net), helpers.predicted(net, images)
     dx(watched, images, labels, norm=norm)
-    tried = watched.exact_slopes  # once, whether coarse slopes will do
+    tried = watched.exact_slopes  # once, whether low-precision slopes will do
     found = dx(watched, images, labels, norm=norm)
     assert (helpers.predicted(net, found) != labels).all()
     assert watched.exact_slopes == tried
 
 
 @pytest.mark.usefixtures("multiplies")
-def test_an_image_that_is_wrong_already_stays_whatever_coarse_looks_say(helpers: Any) -> None:
+def test_an_image_that_is_wrong_already_stays_whatever_low_precision_looks_say(helpers: Any) -> None:
     net, images = helpers.LinearNet(), helpers.images(60, (1, 12, 12))
     labels = helpers.predicted(net, images)
     assert set(labels.tolist()) == {0, 1}
@@ -140,7 +140,7 @@ def test_an_image_that_is_wrong_already_stays_whatever_coarse_looks_say(helpers:
 
 @pytest.mark.usefixtures("multiplies")
 @pytest.mark.parametrize("norm", ["l2", "linf"])
-def test_a_coarse_search_ends_alike_in_any_company(norm: str, helpers: Any) -> None:
+def test_a_low_precision_search_ends_alike_in_any_company(norm: str, helpers: Any) -> None:
     net, images = helpers.ConvNet(), helpers.images(70, (1, 12, 12))
     labels = helpers.predicted(net, images)
     together = dx(net, images, labels, norm=norm, effort="fast")
@@ -157,11 +157,11 @@ def test_other_norms_look_exactly(helpers: Any) -> None:
     for norm in ("l1", "l0"):
         watched = Watched(helpers.LinearNet())
         dx(watched, images, labels, norm=norm, effort="fast")
-        assert watched.coarse_looks == 0
+        assert watched.low_precision_looks == 0
 
 
 @pytest.mark.usefixtures("multiplies")
-def test_coarse_looks_are_counted_and_what_they_answered_is_not_kept(helpers: Any) -> None:
+def test_low_precision_looks_are_counted_and_what_they_answered_is_not_kept(helpers: Any) -> None:
     class Noting(Ledger):
         def note(self, points: Tensor, rows: Tensor, logits: Tensor) -> None:
             noted.append(logits)
@@ -170,7 +170,7 @@ def test_coarse_looks_are_counted_and_what_they_answered_is_not_kept(helpers: An
     points, rows = helpers.images(2, (1, 12, 12)), torch.arange(2)
     ledger = Noting(*(torch.zeros(2, dtype=torch.int64) for _ in range(2)))
     with Query(Watched(helpers.LinearNet(), 5.0), torch.zeros(2, dtype=torch.int64), ledger=ledger) as query:
-        rough, exact = query.coarse_gradients(points, rows), query.gradients(points, rows)
+        rough, exact = query.low_precision_gradients(points, rows), query.gradients(points, rows)
     assert ledger.gradients.tolist() == [2, 2]
     assert len(noted) == 1
     assert rough.margin - exact.margin == pytest.approx(5.0, abs=0.5)

@@ -30,7 +30,7 @@ def centres(images: torch.Tensor) -> torch.Tensor:
 def test_batches_have_channels_last_strides(channels: int) -> None:
     images = np.zeros((4, channels, 8, 6), np.uint8)
     strides = (48 * channels, 1, 6 * channels, channels)
-    assert to_device(images, CPU).stride() == augmented(images, CPU, erase=0.5).stride() == strides
+    assert to_device(images, CPU).stride() == augmented(images, CPU, random_erasing=0.5).stride() == strides
 
 
 def test_no_change_is_the_image_or_its_mirror() -> None:
@@ -74,7 +74,7 @@ def test_light_changes_every_image_on_its_own_and_stays_in_range() -> None:
 def test_the_share_asked_for_has_a_part_hidden() -> None:
     torch.manual_seed(0)
     images = np.full((400, 1, 48, 48), 128, np.uint8)
-    hidden = (augmented(images, CPU, **STILL, erase=0.25) - 128 / 255).abs() > 1e-3
+    hidden = (augmented(images, CPU, **STILL, random_erasing=0.25) - 128 / 255).abs() > 1e-3
     share = hidden.float().mean((1, 2, 3))
     assert 0.18 < float((share > 0).float().mean()) < 0.32
     assert float(share.max()) < 0.4**2 + 0.03
@@ -84,6 +84,6 @@ def test_a_seed_gives_the_same_batch() -> None:
     found = []
     for seed in (1, 2, 1):
         torch.manual_seed(seed)
-        found.append(augmented(dots(8), CPU, erase=0.5))
+        found.append(augmented(dots(8), CPU, random_erasing=0.5))
     assert torch.equal(found[0], found[2])
     assert not torch.equal(found[0], found[1])

@@ -1,4 +1,4 @@
-"""What dxray.models.data.faces promises: every source read the same way, nothing dropped in silence, splits that stay put."""
+"""What `data.faces` promises: every source read the same way, nothing dropped in silence, splits that stay put."""
 
 import os
 import sys
@@ -333,10 +333,10 @@ def test_utkface_files_that_cannot_be_used_are_listed(tmp_path: Path) -> None:
 def test_utkface_names_tell_age_and_race(tmp_path: Path) -> None:
     for name in ("39_1_0_20170116174525999.jpg", "7_0_4_20170116174525999.jpg", "21_0_2_20170116174525999.jpg"):
         (tmp_path / name).write_bytes(png(1))
-    result = read(f"utkface:{tmp_path}", beside=("age", "race", "height"))
+    result = read(f"utkface:{tmp_path}", auxiliary=("age", "race", "height"))
     assert result.names.tolist()[0].startswith("21_")
-    assert {name: values.tolist() for name, values in result.beside.items()} == {"age": [1, 2, 0], "race": [1, 0, 2]}
-    assert result._rows(np.array([2])).beside["race"].tolist() == [2]
+    assert {name: values.tolist() for name, values in result.auxiliary.items()} == {"age": [1, 2, 0], "race": [1, 0, 2]}
+    assert result._rows(np.array([2])).auxiliary["race"].tolist() == [2]
 
 
 # ---- folder
@@ -496,25 +496,25 @@ def test_rows_without_image_or_label_are_listed(raw: bool, tmp_path: Path) -> No
 )
 def test_further_columns_are_read_where_they_are_asked_for(values: pa.Array, found: list[int], tmp_path: Path) -> None:
     spec = raw_table(tmp_path / "t.parquet", 4, age=values)
-    assert read(spec).beside == {}
-    result = read(spec, beside=("age", "height"))
-    assert {name: told.tolist() for name, told in result.beside.items()} == {"age": found}
+    assert read(spec).auxiliary == {}
+    result = read(spec, auxiliary=("age", "height"))
+    assert {name: told.tolist() for name, told in result.auxiliary.items()} == {"age": found}
     gaps = raw_table(tmp_path / "u.parquet", 4, age=values, gender=[0, None, 1, 0])
-    assert read(gaps, beside=("age",)).beside["age"].tolist() == [found[0], found[2], found[3]]
+    assert read(gaps, auxiliary=("age",)).auxiliary["age"].tolist() == [found[0], found[2], found[3]]
 
 
 def test_of_many_words_the_most_frequent_are_classes_and_the_others_unknown(tmp_path: Path) -> None:
     words = [f"{i:02d}" for i in range(FEW + 3)] * 2
     del words[5], words[0]  # so that 00 and 05 are there once, as is the very last
     words.append("last")
-    told = read(raw_table(tmp_path / "t.parquet", len(words), place=words), beside=("place",)).beside["place"]
+    told = read(raw_table(tmp_path / "t.parquet", len(words), place=words), auxiliary=("place",)).auxiliary["place"]
     frequent = [f"{i:02d}" for i in range(FEW + 3) if i not in (0, 5)][:FEW]
     assert told.tolist() == [frequent.index(word) if word in frequent else -1 for word in words]
 
 
 def test_the_label_may_be_asked_for_again(tmp_path: Path) -> None:
-    result = read(raw_table(tmp_path / "t.parquet", 4), beside=("gender", "name"))
-    assert result.beside["gender"].tolist() == result.labels.tolist()
+    result = read(raw_table(tmp_path / "t.parquet", 4), auxiliary=("gender", "name"))
+    assert result.auxiliary["gender"].tolist() == result.labels.tolist()
 
 
 @pytest.mark.parametrize(
@@ -772,9 +772,9 @@ def test_a_folder_that_may_not_be_opened_is_not_passed_over(tmp_path: Path, monk
 
 @needs_real_faces
 def test_the_utkface_table_tells_age_and_race() -> None:
-    result = read(f"parquet:{REAL_FACES / 'utkface48.parquet'}", limit=2_000, beside=("age", "race"))
-    assert sorted(set(result.beside["race"].tolist())) == [0, 1, 2, 3, 4]
-    counts = np.bincount(result.beside["age"])
+    result = read(f"parquet:{REAL_FACES / 'utkface48.parquet'}", limit=2_000, auxiliary=("age", "race"))
+    assert sorted(set(result.auxiliary["race"].tolist())) == [0, 1, 2, 3, 4]
+    counts = np.bincount(result.auxiliary["age"])
     assert len(counts) == 10
     assert counts.min() > 50  # of 2,000: many are 26 and 1 year old
 

@@ -70,7 +70,7 @@ def test_a_residual_net_adds_what_it_read() -> None:
 
 
 def test_with_mirror_an_image_and_its_mirror_image_get_one_answer_but_not_while_learning() -> None:
-    made = build("resnet", filters=4, mirror=True)
+    made = build("resnet", filters=4, tta_flip=True)
     images = torch.rand(3, 1, 48, 48)
     assert not torch.allclose(made(images), made(images.flip(3)))
     made.eval()
@@ -78,7 +78,7 @@ def test_with_mirror_an_image_and_its_mirror_image_get_one_answer_but_not_while_
 
 
 def test_moved_answers_with_the_mean_over_five_places_but_not_while_learning() -> None:
-    made = build("resnet", filters=4, moved=True, mirror=True)
+    made = build("resnet", filters=4, tta_shift=True, tta_flip=True)
     alone = build("resnet", filters=4)
     images = torch.rand(3, 1, 48, 48)
     made(images)  # which moves the statistics of batch norm
@@ -93,12 +93,12 @@ def test_moved_answers_with_the_mean_over_five_places_but_not_while_learning() -
 
 
 def test_residuals_at_full_size_come_before_the_first_halving() -> None:
-    made = build("resnet", filters=4, full=2)
+    made = build("resnet", filters=4, stem_blocks=2)
     kinds = [type(layer).__name__ for layer in made.get_submodule("blocks").children()]
     assert kinds[:3] == ["Residual", "Residual", "Halve"]
     assert made(torch.rand(2, 1, 48, 48)).shape == (2, 2)
-    with pytest.raises(ValueError, match="full=-1"):
-        build("resnet", full=-1)
+    with pytest.raises(ValueError, match="stem_blocks=-1"):
+        build("resnet", stem_blocks=-1)
 
 
 @pytest.mark.parametrize("size", [(48, 48), (50, 38), (33, 17)])

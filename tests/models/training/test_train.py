@@ -110,13 +110,13 @@ def test_the_averaged_weights_are_those_that_are_validated_and_kept(halves: Halv
     options: dict[str, Any] = {"epochs": 3, "batch_size": 8, "lr": 1e-2, "validation": (images, labels)}
     plain, averaged = small_net(), small_net()
     fit(plain, images, labels, **options)
-    history = fit(averaged, images, labels, average=0.9, **options)
+    history = fit(averaged, images, labels, ema=0.9, **options)
     first, second = (torch.cat([p.detach().flatten() for p in net.parameters()]) for net in (plain, averaged))
     # The last steps of the schedule are small, so that the average comes close to the last weights, yet is not those.
     assert 0 < float((first - second).norm() / first.norm()) < 0.1
     assert history[-1]["validation_accuracy"] == evaluate(averaged, images, labels)["accuracy"] > 0.95
-    with pytest.raises(ValueError, match="average=1"):
-        fit(plain, images, labels, average=1)
+    with pytest.raises(ValueError, match="ema=1"):
+        fit(plain, images, labels, ema=1)
 
 
 @pytest.mark.parametrize("wrong", [{"optimizer": "lion"}, {"schedule": "flat"}, {"precision": "int4"}])
@@ -149,7 +149,7 @@ def test_evaluation_does_not_depend_on_the_mode_and_leaves_it(faces: Faces) -> N
     assert torch.equal(first, logits_of(net.eval(), faces.images[:50]))
 
 
-@pytest.mark.parametrize("how", [{"strength": 0.5}, {"erase": 0.5}, {"augment": False}])
+@pytest.mark.parametrize("how", [{"augment_strength": 0.5}, {"random_erasing": 0.5}, {"augment": False}])
 def test_how_images_are_changed_reaches_the_training(halves: Halves, how: dict[str, Any]) -> None:
     images, labels = halves(96)
     nets = [small_net(), small_net()]
@@ -190,10 +190,10 @@ def judged_by_a_weight(net: nn.Module) -> dict[str, Any]:
     [
         {"optimizer": "adamw"},
         {"optimizer": "sgd"},
-        {"average": 0.9},
-        {"erase": 0.5},
-        {"beside": {"age": np.arange(96) % 3}},
-        {"beside": {"age": np.arange(96) % 3}, "average": 0.9},
+        {"ema": 0.9},
+        {"random_erasing": 0.5},
+        {"auxiliary": {"age": np.arange(96) % 3}},
+        {"auxiliary": {"age": np.arange(96) % 3}, "ema": 0.9},
         {"judge": judged_by_a_weight},
         {"judge": lambda net: {"score": -judged_by_a_weight(net)["score"]}},  # one of the two keeps an early epoch
     ],
@@ -228,7 +228,7 @@ def test_a_training_that_was_killed_goes_on_to_the_same_weights(
 
 
 @pytest.mark.parametrize(
-    "how", [{}, {"average": 0.9}, {"judge": lambda net: {"score": 0.0}}, {"beside": {"age": np.arange(32) % 3}}]
+    "how", [{}, {"ema": 0.9}, {"judge": lambda net: {"score": 0.0}}, {"auxiliary": {"age": np.arange(32) % 3}}]
 )
 def test_the_state_holds_the_net_that_the_training_would_end_with(
     halves: Halves, tmp_path: Path, how: dict[str, Any]

@@ -446,7 +446,7 @@ class TestWithRay:
         def stopped(*_: Any) -> None:
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(workers.Crew, "work_off", stopped)
+        monkeypatch.setattr(workers.WorkerPool, "work_off", stopped)
         with pytest.raises(Interrupted):
             resume(out, console)
         assert store.read_json(out / "attack.json")["lists"][0]["largest"] == measured

@@ -14,8 +14,8 @@ from dxray.orchestrator.attack.sharding import (
     MOST,
     SHARE,
     SPARED,
-    Cutting,
     Shard,
+    Sharding,
     bounds,
     cut,
     largest_shard,
@@ -82,27 +82,27 @@ def finish(out: Path, index: int, *, seconds: float | None) -> None:
 
 def test_no_shard_but_the_first_two_is_taken_before_the_cost_is_known(tmp_path: Path) -> None:
     entry = listed()
-    cutting = Cutting(tmp_path, 3, entry)
+    sharding = Sharding(tmp_path, 3, entry)
     known = [Shard(5, 3, 0, 32), Shard(6, 3, 32, 64), Shard(7, 3, 64, 160), Shard(8, 3, 160, 256)]
-    assert [cutting.take() for _ in range(5)] == [*known, None]
-    assert not cutting.measure()
+    assert [sharding.take() for _ in range(5)] == [*known, None]
+    assert not sharding.measure()
     finish(tmp_path, 4, seconds=0.001)  # of an earlier list
-    assert not cutting.measure()
+    assert not sharding.measure()
     finish(tmp_path, 6, seconds=FIRST * 0.4)  # 0.4 s an image
-    assert cutting.measure()
+    assert sharding.measure()
     assert entry["largest"] == 128
-    assert cutting.take() == Shard(9, 3, 256, 384)  # not 593, which would take longer than a shard may
-    rest = list(iter(cutting.take, None))
+    assert sharding.take() == Shard(9, 3, 256, 384)  # not 593, which would take longer than a shard may
+    rest = list(iter(sharding.take, None))
     assert rest[-1].stop == 1_000
     assert sum(1 for _ in bounds(entry)) == 5 + len(rest)
 
 
 def test_what_is_done_is_not_taken_again(tmp_path: Path) -> None:
     entry = listed(largest=128)
-    whole = list(iter(Cutting(tmp_path, 0, entry).take, None))
+    whole = list(iter(Sharding(tmp_path, 0, entry).take, None))
     for shard in whole[1::2]:
         finish(tmp_path, shard.index, seconds=1.0)
-    again = Cutting(tmp_path, 0, entry)
+    again = Sharding(tmp_path, 0, entry)
     assert again.left == sum(shard.stop - shard.start for shard in whole[::2])
     assert list(iter(again.take, None)) == whole[::2]
 
@@ -111,20 +111,20 @@ def test_a_run_killed_before_it_knew_the_cost_goes_on(tmp_path: Path) -> None:
     entry = listed(first_part=0)
     for index in range(2):
         finish(tmp_path, index, seconds=None)
-    cutting = Cutting(tmp_path, 0, entry)
-    assert not cutting.measure()
-    assert cutting.take() == Shard(2, 0, 64, 160)
+    sharding = Sharding(tmp_path, 0, entry)
+    assert not sharding.measure()
+    assert sharding.take() == Shard(2, 0, 64, 160)
     finish(tmp_path, 2, seconds=1.0)
-    assert cutting.measure()
-    assert sum(shard.stop - shard.start for shard in iter(cutting.take, None)) == 1_000 - 160
+    assert sharding.measure()
+    assert sum(shard.stop - shard.start for shard in iter(sharding.take, None)) == 1_000 - 160
 
 
 def test_a_run_whose_first_shards_all_came_in_pieces_goes_on(tmp_path: Path) -> None:
     """A shard that is put together of pieces, for an image in it killed its worker, says not how long it took."""
     entry = listed()
-    cutting = Cutting(tmp_path, 0, entry)
-    for shard in iter(cutting.take, None):
-        assert not cutting.measure()
+    sharding = Sharding(tmp_path, 0, entry)
+    for shard in iter(sharding.take, None):
+        assert not sharding.measure()
         finish(tmp_path, shard.index, seconds=None)
-    assert cutting.measure()
-    assert sum(shard.stop - shard.start for shard in iter(cutting.take, None)) == 1_000 - 256
+    assert sharding.measure()
+    assert sum(shard.stop - shard.start for shard in iter(sharding.take, None)) == 1_000 - 256

@@ -13,7 +13,7 @@ from dxray.orchestrator.attack import workers as actors
 from dxray.orchestrator.attack.inputs import Input
 from dxray.orchestrator.attack.sharding import Shard
 from dxray.orchestrator.attack.shards import Ended, Job, failed_row, part
-from dxray.orchestrator.attack.workers import ASKED, LOST, TRIES, Crew, Piece, join
+from dxray.orchestrator.attack.workers import ASKED, LOST, TRIES, Piece, WorkerPool, join
 from dxray.orchestrator.errors import UserError
 from dxray.orchestrator.runs.store import read_rows, write_part
 
@@ -101,7 +101,7 @@ def workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workers:
 def worked_off(out: Path, *sizes: int, at_once: int = 1) -> Counter[str]:
     starts = [sum(sizes[:i]) for i in range(len(sizes) + 1)]
     shards = iter([Shard(i, 0, starts[i], starts[i + 1]) for i in range(len(sizes))])
-    team = Crew(Job(out), (b"", b""), net_sha256="ab", say=lambda _: None)
+    team = WorkerPool(Job(out), (b"", b""), net_sha256="ab", say=lambda _: None)
     with team.hired(at_once):
         return sum(team.work_off(lambda: next(shards, None)), Counter())
 
@@ -134,7 +134,7 @@ def test_what_was_with_a_worker_that_died_is_done_alone_and_what_does_not_kill_i
 
 
 def test_no_more_are_hired_than_there_is_work_for(workers: Workers, tmp_path: Path) -> None:
-    team = Crew(Job(tmp_path), (b"", b""), net_sha256="ab")
+    team = WorkerPool(Job(tmp_path), (b"", b""), net_sha256="ab")
     with team.hired(1):
         assert workers.at_once == 1
     with team.hired(64):

@@ -48,7 +48,9 @@ def test_help_has_an_example_that_the_parser_accepts(verb: str, capsys: pytest.C
 
 
 def test_help_needs_neither_torch_nor_ray() -> None:
-    code = "import sys; from dxray.orchestrator.cli.app import parser; parser(); print({'ray', 'torch'} & set(sys.modules))"
+    code = (
+        "import sys; from dxray.orchestrator.cli import app; app.parser(); print({'ray', 'torch'} & set(sys.modules))"
+    )
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "set()\n"
 
 

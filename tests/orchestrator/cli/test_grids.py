@@ -9,7 +9,7 @@ import pytest
 
 from dxray.orchestrator.cli.app import main
 from dxray.orchestrator.console import Console
-from dxray.orchestrator.sweep.grid import cells
+from dxray.orchestrator.sweep.grid import expand
 from dxray.orchestrator.sweep.grid_files import presets
 from dxray.orchestrator.sweep.sweep import SweepConfig
 from dxray.orchestrator.sweep.tables import write_tables
@@ -27,7 +27,7 @@ def asked(monkeypatch: pytest.MonkeyPatch, rows: Rows) -> list[SweepConfig]:
         configs.append(config)
         made = rows(config.grid)
         out.mkdir(parents=True)
-        (out / "sweep.json").write_text(json.dumps({"cells": cells(config.grid)}))
+        (out / "sweep.json").write_text(json.dumps({"trials": expand(config.grid)}))
         write_tables(out, made)
         return {"out": str(out), "best": str(out / "best"), "best_trial": made[0], "trials": made}
 
@@ -41,9 +41,9 @@ def test_a_preset_says_what_it_costs_and_options_override_it(
     words = ["--preset", "course-densenet", "--convs", "1", "2", "--batch-norm", "on", "--seed", "3", "4"]
     assert main(["sweep", *words, "--out", str(tmp_path / "out")]) == 0
     assert capsys.readouterr().out.startswith("The course's table of DenseNets")
-    found = cells(asked[0].grid)
+    found = expand(asked[0].grid)
     assert len(found) == 2 * 2 * 15 * 2
-    assert {(cell["convs"], cell["batch_norm"], cell["seed"]) for cell in found} == {
+    assert {(trial["convs"], trial["batch_norm"], trial["seed"]) for trial in found} == {
         (convs, True, seed) for convs in (1, 2) for seed in (3, 4)
     }
     assert asked[0].data_seed == 3
@@ -52,7 +52,7 @@ def test_a_preset_says_what_it_costs_and_options_override_it(
 def test_a_file_names_the_seeds_where_no_option_does(asked: list[SweepConfig], tmp_path: Path) -> None:
     (tmp_path / "grid.toml").write_text("net = 'convnet'\nfilters = 4\nseed = [5, 6]\n")
     assert main(["sweep", "--grid", str(tmp_path / "grid.toml"), "--out", str(tmp_path / "out")]) == 0
-    assert [cell["seed"] for cell in cells(asked[0].grid)] == [5, 6]
+    assert [trial["seed"] for trial in expand(asked[0].grid)] == [5, 6]
     assert asked[0].data_seed == 0
 
 

@@ -48,7 +48,7 @@ def test_a_job_that_goes_on_keeps_what_decides_nothing_of_the_results(tmp_path: 
 
 def test_a_run_that_came_otherwise_is_not_taken_over(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (runs / "sweep").mkdir(parents=True)
-    (runs / "sweep" / "sweep.json").write_text(json.dumps({"format": "dxray sweep 1"}))
+    (runs / "sweep" / "sweep.json").write_text(json.dumps({"format": "dxray sweep 2"}))
     assert run("sweep", SMALL) == 1
     assert "already holds a sweep" in capsys.readouterr().err
 

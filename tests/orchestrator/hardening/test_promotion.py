@@ -45,7 +45,7 @@ def test_the_link_moves_and_survives_that_the_run_is_moved(tmp_path: Path) -> No
         (net_of_round(run, number) / CARD).write_text(f"{number}")
         use(run, number)
         assert in_use(run) == number
-    moved = run.rename(tmp_path / "moved")
+    moved = run.rename(tmp_path / "tta_shift")
     assert (moved / "current" / CARD).read_text() == "1"
     with pytest.raises(UserError, match="has no net of a round 7"):
         use(moved, 7)

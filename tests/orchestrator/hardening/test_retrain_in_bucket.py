@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.orchestrator.attack.test_attack_faults import command, run, settings
 
 from dxray.orchestrator.hardening import promotion
 from dxray.orchestrator.runs import leases
@@ -15,6 +14,7 @@ from dxray.orchestrator.runs.buckets import ObjectPath
 from dxray.orchestrator.runs.store import read_table
 from tests.cluster.machines import wait_until
 from tests.orchestrator.amazon import SHORT, put_folder
+from tests.orchestrator.attack.test_attack_faults import command, run, settings
 from tests.orchestrator.killing import kill_session
 
 Said = tuple[int, str, str]

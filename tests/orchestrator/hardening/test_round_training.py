@@ -20,5 +20,5 @@ def test_a_method_of_each_batch_averages_weights_and_draws_budgets(monkeypatch: 
     faces = Held(np.zeros((4, 1, 8, 8), np.uint8), np.zeros(4, np.int64), list("abcd"))
     how = _in_each_batch(Recipe(0, "nfgsm", eps=6.5 / 255), faces)
     assert asked == {"method": "nfgsm", "eps": 6.5 / 255, "least": 0.5}
-    assert (how["strength"], how["average"]) == (0.4, 0.998)
+    assert (how["augment_strength"], how["ema"]) == (0.4, 0.998)
     assert callable(how["judge"])

@@ -84,9 +84,9 @@ def lose_a_node(words: list[str]) -> int:
     """On two nodes of one CPU each, the second of which dies after the third shard."""
     ended: Counter[str] = Counter()
     with two_nodes("planted_attack.register") as (cluster, lost):
-        work_off = workers.Crew.work_off
+        work_off = workers.WorkerPool.work_off
 
-        def killing(self: workers.Crew, take: Any) -> Any:
+        def killing(self: workers.WorkerPool, take: Any) -> Any:
             for number, rows in enumerate(work_off(self, take)):
                 ended.update(rows)
                 if number == 2:
@@ -94,7 +94,7 @@ def lose_a_node(words: list[str]) -> int:
                     print("killed after", ended.total(), file=sys.stderr, flush=True)
                 yield rows
 
-        workers.Crew.work_off = killing  # type: ignore[method-assign]
+        workers.WorkerPool.work_off = killing  # type: ignore[method-assign]
         return app.main(words)
 
 

@@ -20,7 +20,7 @@ from dxray.orchestrator.progress import Board
 from dxray.orchestrator.runs.buckets import Place
 from dxray.orchestrator.runs.places import place
 from dxray.orchestrator.sweep.sweep import SweepConfig, sweep
-from dxray.orchestrator.sweep.trial_process import run_cell
+from dxray.orchestrator.sweep.trial_process import run_trial
 
 
 def planted(act: Callable[[], Any]) -> type[ConvNet]:
@@ -57,13 +57,13 @@ def register() -> None:
         meeting=planted(meet),
     )
     if "SPY" in os.environ:
-        dxray.orchestrator.sweep.tuning.run_cell = spied(run_cell)  # type: ignore[attr-defined]  # where trials look for it
+        dxray.orchestrator.sweep.tuning.run_trial = spied(run_trial)  # type: ignore[attr-defined]  # where trials look for it
 
 
 def spied(train: Callable[..., Any]) -> Callable[..., Any]:
-    """`run_cell` that first writes down where in memory its training images lie."""
+    """`run_trial` that first writes down where in memory its training images lie."""
 
-    def run(cell: Any, data: Any, folder: Path, **limits: Any) -> Any:
+    def run(trial: Any, data: Any, folder: Path, **limits: Any) -> Any:
         images = data["train"][0]
         address = images.__array_interface__["data"][0]
         for line in Path("/proc/self/maps").read_text().splitlines():
@@ -73,7 +73,7 @@ def spied(train: Callable[..., Any]) -> Callable[..., Any]:
                 seen = {"file": rest[-1], "writeable": images.flags.writeable}
                 with (Path(os.environ["SPY"]) / f"{folder.name}.json").open("w") as file:
                     json.dump(seen, file)
-        return train(cell, data, folder, **limits)
+        return train(trial, data, folder, **limits)
 
     return run
 

@@ -1,4 +1,4 @@
-"""The bound of a training's memory on a GPU, of which a stand-in tells what is asked; on a CPU see `test_cell.py`."""
+"""The bound of a training's memory on a GPU, of which a stand-in tells what is asked; on a CPU see `test_trial.py`."""
 
 from types import SimpleNamespace
 

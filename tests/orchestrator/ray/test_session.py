@@ -7,7 +7,7 @@ import pytest
 import ray
 
 from dxray.orchestrator.ray import session
-from dxray.orchestrator.ray.session import _UNWATCHED, BASE, memory_for_each, slots
+from dxray.orchestrator.ray.session import _UNWATCHED, BASE, capacity, memory_for_each
 
 SMALL = {"CPU": 4.0, "GPU": 1.0, "memory": 8.0 * 2**30}
 LARGE = {"CPU": 16.0, "memory": 64.0 * 2**30}
@@ -34,14 +34,14 @@ def test_trainings_at_a_time_are_what_each_node_holds_by_itself(
     nodes: Callable[..., None], threads: int, gpu_share: float, gib: float | None, held: int
 ) -> None:
     nodes(SMALL, LARGE)
-    assert slots(threads, gpu_share, gib) == held
+    assert capacity(threads, gpu_share, gib) == held
 
 
 def test_memory_is_shared_out_so_that_no_node_is_promised_more_than_it_has(nodes: Callable[..., None]) -> None:
     nodes(SMALL, LARGE)
     each = memory_for_each(1, 0, at_once=20)
     assert each == 8 / 4 - BASE
-    assert slots(1, 0, each) >= 4 + 16
+    assert capacity(1, 0, each) >= 4 + 16
     assert memory_for_each(1, 0, at_once=1) == 8 - BASE  # it may be put on either node
 
 

@@ -17,11 +17,11 @@ from dxray.orchestrator.console import Console
 from dxray.orchestrator.reports.doctor import _splits
 from dxray.orchestrator.runs.store import replace_folder, write_json
 from dxray.orchestrator.sweep.sweep import CONFIG, FORMAT, SweepConfig, _arrays
-from dxray.orchestrator.sweep.trial import RESULT, _as_used, train_cell
+from dxray.orchestrator.sweep.trial import RESULT, _as_used, train_trial
 
 SIZE = 16
-CELL = {"net": "convnet", "blocks": 2, "convs": 1, "filters": 8, "epochs": 2, "batch_size": 32, "lr": 5e-3, "seed": 0}
-CELLS: list[dict[str, Any]] = [CELL, CELL | {"lr": 1e-6}, CELL | {"lr": 1e3}, CELL | {"filters": 9}, CELL]
+TRIAL = {"net": "convnet", "blocks": 2, "convs": 1, "filters": 8, "epochs": 2, "batch_size": 32, "lr": 5e-3, "seed": 0}
+CELLS: list[dict[str, Any]] = [TRIAL, TRIAL | {"lr": 1e-6}, TRIAL | {"lr": 1e3}, TRIAL | {"filters": 9}, TRIAL]
 Said = tuple[int, str, str]
 
 
@@ -46,11 +46,11 @@ def run(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Path:
     out = tmp_path_factory.mktemp("run")
     config = SweepConfig(data=f"folder:{pictures}", size=SIZE)
     data, hashes = _arrays(config, read(config.data, size=SIZE), Console())
-    write_json(out / CONFIG, {"format": FORMAT, "config": asdict(config), "cells": CELLS, **hashes})
+    write_json(out / CONFIG, {"format": FORMAT, "config": asdict(config), "trials": CELLS, **hashes})
     for index in range(3):
-        train_cell(CELLS[index], data, out / "cells" / f"{index:04d}")
-    write_json(out / "cells" / "0003" / RESULT, {"status": "KO", "reason": "out of memory"})
-    replace_folder(out / "cells" / "0000", out / "best", only=("model.safetensors", "model.json"))
+        train_trial(CELLS[index], data, out / "trials" / f"{index:04d}")
+    write_json(out / "trials" / "0003" / RESULT, {"status": "KO", "reason": "out of memory"})
+    replace_folder(out / "trials" / "0000", out / "best", only=("model.safetensors", "model.json"))
     return out
 
 
@@ -58,18 +58,18 @@ def findings(training: dict[str, Any]) -> set[str]:
     return {finding["name"] for finding in training["findings"]}
 
 
-def test_every_trained_cell_is_examined_and_the_others_are_named(run: Path, dxray: Callable[..., Said]) -> None:
+def test_every_trained_trial_is_examined_and_the_others_are_named(run: Path, dxray: Callable[..., Said]) -> None:
     code, said, _ = dxray("doctor", run, "--json")
     assert code == 1
     result = json.loads(said)
     by_name = {one["name"]: one for one in result["trainings"]}
-    assert list(by_name) == ["cell 0", "cell 1", "cell 2"]
-    assert findings(by_name["cell 0"]) == set()
-    assert findings(by_name["cell 1"]) == {"learning_rate_too_low", "loss_at_chance"}
-    assert findings(by_name["cell 2"]) == {"diverged", "learning_rate_too_high"}
+    assert list(by_name) == ["trial 0", "trial 1", "trial 2"]
+    assert findings(by_name["trial 0"]) == set()
+    assert findings(by_name["trial 1"]) == {"learning_rate_too_low", "loss_at_chance"}
+    assert findings(by_name["trial 2"]) == {"diverged", "learning_rate_too_high"}
     assert result["faults"] == 4
-    assert result["not_examined"] == {"cell 3": "KO: out of memory", "cell 4": "pending: it has not ended yet"}
-    assert by_name["cell 2"]["not_checked"]["dead_relus"] == "the training ended without a net"
+    assert result["not_examined"] == {"trial 3": "KO: out of memory", "trial 4": "pending: it has not ended yet"}
+    assert by_name["trial 2"]["not_checked"]["dead_relus"] == "the training ended without a net"
     written = json.loads((run / "doctor" / "doctor.json").read_text())
     assert written["trainings"] == result["trainings"]
     assert written["versions"]["torch"]
@@ -93,17 +93,17 @@ def test_validation_images_that_were_learnt_count_as_learnt(pictures: Path) -> N
     assert len(_splits(faces, {"train_size": 9})["train"]) == 9
 
 
-def test_a_healthy_cell_ends_with_success_and_says_what_was_checked(
+def test_a_healthy_trial_ends_with_success_and_says_what_was_checked(
     run: Path, tmp_path: Path, dxray: Callable[..., Said]
 ) -> None:
-    code, said, _ = dxray("doctor", run, "--cell", "0", "--quick", "--out", tmp_path / "out")
+    code, said, _ = dxray("doctor", run, "--trial", "0", "--quick", "--out", tmp_path / "out")
     assert code == 0
     assert "nothing found: 13 of 15 checks passed" in said
     assert "not checked: learning_rate_too_high, learning_rate_too_low (left out by --quick)" in said
     assert {file.name for file in (tmp_path / "out").iterdir()} == {"doctor.json", "weights.png"}
 
 
-def test_the_best_net_is_examined_with_the_history_of_its_cell(
+def test_the_best_net_is_examined_with_the_history_of_its_trial(
     run: Path, tmp_path: Path, dxray: Callable[..., Said]
 ) -> None:
     code, said, _ = dxray("doctor", run / "best", "--json", "--out", tmp_path)
@@ -115,8 +115,8 @@ def test_the_best_net_is_examined_with_the_history_of_its_cell(
     assert {file.name for file in tmp_path.iterdir()} == {"doctor.json", "weights.png", "rates.png"}
 
 
-def test_a_table_names_cell_finding_evidence_and_remedy(run: Path, tmp_path: Path, dxray: Callable[..., Said]) -> None:
-    _, said, _ = dxray("doctor", run, "--cell", "1", "--out", tmp_path)
+def test_a_table_names_trial_finding_evidence_and_remedy(run: Path, tmp_path: Path, dxray: Callable[..., Said]) -> None:
+    _, said, _ = dxray("doctor", run, "--trial", "1", "--out", tmp_path)
     for words in ("what is wrong", "learning_rate_too_low", "the learning rate was 1e-06", "Try 0.0"):
         assert words in " ".join(said.split())
 
@@ -149,9 +149,9 @@ def test_a_foreign_net_is_examined_as_far_as_it_shows_itself(
     ("words", "sentence"),
     [
         (("{tmp}/nowhere",), "nowhere does not exist"),
-        (("{run}", "--cell", "5"), "has no cell 5; it has cells 0 to 4"),
-        (("{run}", "--cell", "4"), "holds no net to examine: cell 4: pending"),
-        (("{run}/best", "--cell", "0"), "leave it out"),
+        (("{run}", "--trial", "5"), "has no trial 5; it has trials 0 to 4"),
+        (("{run}", "--trial", "4"), "holds no net to examine: trial 4: pending"),
+        (("{run}/best", "--trial", "0"), "leave it out"),
         (("{run}", "--data", "folder:{tmp}/nowhere"), "nowhere"),
         (("{moved}",), "holds other faces than"),
     ],
@@ -159,7 +159,7 @@ def test_a_foreign_net_is_examined_as_far_as_it_shows_itself(
 def test_what_a_person_can_put_right_is_one_sentence(
     words: tuple[str, ...], sentence: str, run: Path, tmp_path: Path, dxray: Callable[..., Said]
 ) -> None:
-    moved = tmp_path / "moved"
+    moved = tmp_path / "tta_shift"
     moved.mkdir()
     record = json.loads((run / CONFIG).read_text())
     write_json(moved / CONFIG, record | {"data_sha256": "0" * 64})
@@ -171,8 +171,8 @@ def test_what_a_person_can_put_right_is_one_sentence(
     assert "Traceback" not in errors
 
 
-def test_a_cell_knows_its_findings_and_those_of_its_data(run: Path, tmp_path: Path, pictures: Path) -> None:
-    results = [json.loads((run / "cells" / f"000{i}" / RESULT).read_text()) for i in range(2)]
+def test_a_trial_knows_its_findings_and_those_of_its_data(run: Path, tmp_path: Path, pictures: Path) -> None:
+    results = [json.loads((run / "trials" / f"000{i}" / RESULT).read_text()) for i in range(2)]
     assert [result["findings"] for result in results] == [[], ["loss_at_chance"]]
     config, faces = SweepConfig(data=f"folder:{pictures}", size=SIZE), read(f"folder:{pictures}", size=SIZE)
     data, _ = _arrays(config, faces, Console())
@@ -180,4 +180,4 @@ def test_a_cell_knows_its_findings_and_those_of_its_data(run: Path, tmp_path: Pa
     faces.images[np.flatnonzero(faces.splits == "test")] = data["train"][0][0]
     data, _ = _arrays(config, faces, Console())
     assert data["findings"] == ["leakage"]
-    assert train_cell(CELL | {"epochs": 1}, data, tmp_path)["findings"][-1] == "leakage"
+    assert train_trial(TRIAL | {"epochs": 1}, data, tmp_path)["findings"][-1] == "leakage"

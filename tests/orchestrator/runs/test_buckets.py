@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.orchestrator.attack.test_attack_faults import command, rows, run, settings
 
 from dxray.orchestrator.attack.inputs import list_inputs
 from dxray.orchestrator.errors import Busy, UserError
@@ -17,6 +16,7 @@ from dxray.orchestrator.runs import buckets, leases
 from dxray.orchestrator.runs.buckets import ObjectPath
 from dxray.orchestrator.runs.store import parts
 from tests.orchestrator.amazon import ANYTHING, READS, SHORT, put_folder, rights_count, user, written
+from tests.orchestrator.attack.test_attack_faults import command, rows, run, settings
 
 Said = tuple[int, str, str]
 pytestmark = pytest.mark.usefixtures("bucket")

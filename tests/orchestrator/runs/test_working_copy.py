@@ -32,7 +32,7 @@ def test_a_folder_of_this_machine_is_worked_in_itself(tmp_path: Path) -> None:
 
 def test_a_bucket_gets_what_changed_in_the_order_in_which_it_was_written(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that wherever it is cut off no result lacks its net; what vanished goes last."""
-    out, done = ObjectPath("s3://lab/cell"), list[str]()
+    out, done = ObjectPath("s3://lab/trial"), list[str]()
     for name in ("state.safetensors", "kept.txt", "other.bin"):
         (out / name).write_bytes(b"of before")
     kept = written(out / "kept.txt")

@@ -4,49 +4,51 @@ import numpy as np
 import pytest
 
 from dxray.orchestrator.errors import UserError
-from dxray.orchestrator.sweep.grid import Grid, cells, varied
+from dxray.orchestrator.sweep.grid import Grid, expand, varied
 
 
 def test_every_combination_comes_once() -> None:
-    found = cells({"net": ["convnet"], "filters": [4, 8], "dropout": [0.0, 0.1, 0.5], "seed": [1]})
+    found = expand({"net": ["convnet"], "filters": [4, 8], "dropout": [0.0, 0.1, 0.5], "seed": [1]})
     assert len(found) == 6
-    assert {(cell["filters"], cell["dropout"]) for cell in found} == {(f, d) for f in (4, 8) for d in (0.0, 0.1, 0.5)}
-    assert all(cell["seed"] == 1 for cell in found)
+    assert {(trial["filters"], trial["dropout"]) for trial in found} == {
+        (f, d) for f in (4, 8) for d in (0.0, 0.1, 0.5)
+    }
+    assert all(trial["seed"] == 1 for trial in found)
 
 
-def test_a_parameter_that_a_net_lacks_makes_no_cells_of_it() -> None:
-    found = cells({"net": ["densenet", "convnet"], "out_channels": [16, 32], "filters": [4]})
-    assert [(cell["net"], cell.get("out_channels")) for cell in found] == [
+def test_a_parameter_that_a_net_lacks_makes_no_trials_of_it() -> None:
+    found = expand({"net": ["densenet", "convnet"], "out_channels": [16, 32], "filters": [4]})
+    assert [(trial["net"], trial.get("out_channels")) for trial in found] == [
         ("densenet", 16),
         ("densenet", 32),
         ("convnet", None),
     ]
 
 
-def test_a_union_holds_the_cells_of_each_grid_in_order_and_none_twice() -> None:
+def test_a_union_holds_the_trials_of_each_grid_in_order_and_none_twice() -> None:
     one: Grid = {"net": ["convnet"], "filters": [4, 8], "dropout": [0.5]}
     two: Grid = {"net": ["convnet"], "filters": [8, 16], "dropout": [0.5]}
-    assert [cell["filters"] for cell in cells([one, two])] == [4, 8, 16]
+    assert [trial["filters"] for trial in expand([one, two])] == [4, 8, 16]
 
 
 def test_one_value_alone_is_a_list_of_one() -> None:
-    alone = cells({"net": "convnet", "filters": 8, "dropout": 0.5, "batch_norm": False})
-    assert alone == cells({"net": ["convnet"], "filters": [8], "dropout": [0.5], "batch_norm": [False]})
+    alone = expand({"net": "convnet", "filters": 8, "dropout": 0.5, "batch_norm": False})
+    assert alone == expand({"net": ["convnet"], "filters": [8], "dropout": [0.5], "batch_norm": [False]})
 
 
 def test_a_whole_number_for_a_share_is_that_share() -> None:
-    (cell,) = cells({"net": "convnet", "filters": np.arange(8, 9), "dropout": [0, 0.0]})
-    assert (repr(cell["filters"]), repr(cell["dropout"])) == ("8", "0.0")
+    (trial,) = expand({"net": "convnet", "filters": np.arange(8, 9), "dropout": [0, 0.0]})
+    assert (repr(trial["filters"]), repr(trial["dropout"])) == ("8", "0.0")
 
 
 def test_what_differs_is_what_a_table_shows() -> None:
-    assert varied(cells({"net": ["densenet"], "filters": [4, 8], "epochs": [1]})) == ["filters"]
+    assert varied(expand({"net": ["densenet"], "filters": [4, 8], "epochs": [1]})) == ["filters"]
 
 
 def test_a_defence_has_one_form() -> None:
-    found = cells({"net": "convnet", "filters": 8, "defense": ["none", "jumprelu", "jumprelu:kappa=.10", "jpeg"]})
-    assert [cell["defense"] for cell in found] == ["none", "jumprelu:kappa=0.1", "jpeg:quality=50"]
-    assert "defense" not in cells({"net": "convnet", "filters": 8})[0]
+    found = expand({"net": "convnet", "filters": 8, "defense": ["none", "jumprelu", "jumprelu:kappa=.10", "jpeg"]})
+    assert [trial["defense"] for trial in found] == ["none", "jumprelu:kappa=0.1", "jpeg:quality=50"]
+    assert "defense" not in expand({"net": "convnet", "filters": 8})[0]
 
 
 @pytest.mark.parametrize(
@@ -73,4 +75,4 @@ def test_a_defence_has_one_form() -> None:
 )
 def test_a_wrong_grid_is_refused(grid: Grid, sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
-        cells(grid)
+        expand(grid)

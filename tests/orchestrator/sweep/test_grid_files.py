@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from dxray.orchestrator.errors import UserError
-from dxray.orchestrator.sweep.grid import cells
+from dxray.orchestrator.sweep.grid import expand
 from dxray.orchestrator.sweep.grid_files import preset, presets, read_grid
 
 SUB_GRIDS = """# What it costs.
@@ -44,12 +44,12 @@ def file(folder: Path, text: str, name: str = "grid.yaml") -> Path:
 def test_sub_grids_override_what_the_file_shares(tmp_path: Path) -> None:
     header, grids = read_grid(file(tmp_path, SUB_GRIDS))
     assert header == "What it costs.\nWhat it gives."
-    found = cells(grids)
-    assert [(cell["batch_size"], cell["filters"], cell["dropout"]) for cell in found] == [
+    found = expand(grids)
+    assert [(trial["batch_size"], trial["filters"], trial["dropout"]) for trial in found] == [
         *product([64], [4, 16], [0.5, 0.3]),
         (256, 4, 0.0),
     ]
-    assert {(cell["net"], cell["lr"], cell["batch_norm"]) for cell in found} == {("convnet", 0.001, False)}
+    assert {(trial["net"], trial["lr"], trial["batch_norm"]) for trial in found} == {("convnet", 0.001, False)}
 
 
 def test_toml_says_the_same_as_yaml(tmp_path: Path) -> None:
@@ -105,24 +105,24 @@ def test_a_file_that_cannot_be_read_is_said(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", presets())
-def test_a_preset_says_what_it_costs_and_gives_and_makes_cells(name: str) -> None:
+def test_a_preset_says_what_it_costs_and_gives_and_makes_trials(name: str) -> None:
     header, grids = read_grid(preset(name))
     assert "Cost" in header
     assert "Gives" in header
-    assert cells(grids)
+    assert expand(grids)
 
 
 Values = set[tuple[Any, ...]]
 
 
 def values(name: str, *parameters: str) -> Values:
-    found = cells(read_grid(preset(name)).grids)
-    distinct = {tuple(cell[parameter] for parameter in parameters) for cell in found}
-    assert len(distinct) == len(found), "some cells differ in other parameters"
+    found = expand(read_grid(preset(name)).grids)
+    distinct = {tuple(trial[parameter] for parameter in parameters) for trial in found}
+    assert len(distinct) == len(found), "some trials differ in other parameters"
     return distinct
 
 
-def test_the_courses_densenet_table_has_exactly_its_cells() -> None:
+def test_the_courses_densenet_table_has_exactly_its_trials() -> None:
     rows = list(product([3, 4], [1, 2, 4, 7, 10, 20, 40]))
     columns = [
         *product([64], [4, 16, 32], [0.5, 0.3]),
@@ -136,7 +136,7 @@ def test_the_courses_densenet_table_has_exactly_its_cells() -> None:
     assert values("course-densenet", *names) == expected
 
 
-def test_the_courses_convnet_table_has_exactly_its_cells() -> None:
+def test_the_courses_convnet_table_has_exactly_its_trials() -> None:
     expected = set(
         product(["convnet"], [4], [1, 2, 4, 7, 10, 20], [64, 256], [True, False], [0.5, 0.3], [4, 16, 32]),
     )
@@ -145,5 +145,5 @@ def test_the_courses_convnet_table_has_exactly_its_cells() -> None:
     assert values("course-convnet", *names) == expected
 
 
-def test_the_laptops_table_has_twelve_cells() -> None:
-    assert len(cells(read_grid(preset("laptop")).grids)) == 12
+def test_the_laptops_table_has_twelve_trials() -> None:
+    assert len(expand(read_grid(preset("laptop")).grids)) == 12

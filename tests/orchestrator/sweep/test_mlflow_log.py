@@ -14,7 +14,7 @@ from dxray.orchestrator.sweep.mlflow_log import MlflowLog
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
 ROW: dict[str, Any] = {
-    "cell": 3,
+    "trial": 3,
     "net": "convnet",
     "filters": 8,
     "status": "ok",
@@ -25,16 +25,16 @@ ROW: dict[str, Any] = {
 }
 
 
-def test_each_ended_cell_is_a_run_with_its_parameters_and_a_metric_per_epoch(tmp_path: Path, console: Console) -> None:
+def test_each_ended_trial_is_a_run_with_its_parameters_and_a_metric_per_epoch(tmp_path: Path, console: Console) -> None:
     mlflow = pytest.importorskip("mlflow")
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     log = MlflowLog(uri, tmp_path / "faces", console)
     log.add(ROW)
-    log.add({"cell": 4, "net": "densenet", "status": "KO", "reason": "timed out after 3 s", "epoch_rows": []})
+    log.add({"trial": 4, "net": "densenet", "status": "KO", "reason": "timed out after 3 s", "epoch_rows": []})
     client = mlflow.MlflowClient(tracking_uri=uri)
     found = client.search_runs([client.get_experiment_by_name("faces").experiment_id])
     ok, failed = sorted(found, key=lambda run: run.info.run_name)
-    assert ok.info.run_name == "cell 0003"
+    assert ok.info.run_name == "trial 0003"
     assert ok.data.params == {"net": "convnet", "filters": "8"}
     assert (ok.data.metrics["accuracy"], ok.data.metrics["accuracy_other"], ok.info.status) == (0.75, 0.5, "FINISHED")
     assert [(m.step, m.value) for m in client.get_metric_history(ok.info.run_id, "loss")] == [(1, 0.7), (2, 0.4)]

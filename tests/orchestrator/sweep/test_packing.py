@@ -17,7 +17,7 @@ NO_NET = {"net": "convnet", "blocks": 9}
 
 
 def of(taken: float, whole: float) -> Probe:
-    return lambda cell, shape, classes: Device(int(taken * GIB), int(whole * GIB))
+    return lambda trial, shape, classes: Device(int(taken * GIB), int(whole * GIB))
 
 
 @pytest.mark.parametrize(
@@ -42,8 +42,8 @@ def test_as_many_share_a_gpu_as_its_memory_and_its_cpus_hold(
 def test_the_hungriest_training_is_measured_and_no_other() -> None:
     asked: list[Mapping[str, Any]] = []
 
-    def probe(cell: Mapping[str, Any], shape: tuple[int, int, int], classes: int) -> Device:
-        asked.append(cell)
+    def probe(trial: Mapping[str, Any], shape: tuple[int, int, int], classes: int) -> Device:
+        asked.append(trial)
         return Device(GIB, 24 * GIB)
 
     gpu_share([SMALL, NO_NET, LARGE], SHAPE, 2, 8, probe)
@@ -53,11 +53,11 @@ def test_the_hungriest_training_is_measured_and_no_other() -> None:
 def test_the_bound_that_chooses_it_is_that_of_the_cost_model() -> None:
     from dxray.models.nets import build
 
-    def bytes_of(cell: Mapping[str, Any]) -> int:
-        return training_bytes(lambda: build(cell["net"], filters=cell["filters"]), (cell["batch_size"], *SHAPE))
+    def bytes_of(trial: Mapping[str, Any]) -> int:
+        return training_bytes(lambda: build(trial["net"], filters=trial["filters"]), (trial["batch_size"], *SHAPE))
 
-    cells = [SMALL, SMALL | {"batch_size": 512}, LARGE | {"batch_size": 8}]
-    assert hungriest(cells, SHAPE, 2) == max(cells, key=bytes_of)
+    trials = [SMALL, SMALL | {"batch_size": 512}, LARGE | {"batch_size": 8}]
+    assert hungriest(trials, SHAPE, 2) == max(trials, key=bytes_of)
 
 
 @pytest.mark.usefixtures("local_ray")

@@ -27,7 +27,7 @@ def test_a_plan_counts_nets_and_places_and_leaves_nothing_on_disk(
     monkeypatch.chdir(tmp_path)
     code, out, _ = dxray("plan", *GRID, "--epochs", 2, "--max-concurrent", 1, "--json")
     short = json.loads(out)
-    assert (code, short["cells"], short["at_once"], short["gpus_each"]) == (0, 4, 1, 0)
+    assert (code, short["trials"], short["at_once"], short["gpus_each"]) == (0, 4, 1, 0)
     assert 0 < short["seconds_least"] < short["seconds_most"] < short["seconds"]
     assert not list(tmp_path.iterdir())
 

@@ -1,4 +1,4 @@
-"""Which cells are trained: drawn by the seed alone, proposed from what is known, stopped when they lag."""
+"""Which trials are trained: drawn by the seed alone, proposed from what is known, stopped when they lag."""
 
 import subprocess
 import sys
@@ -10,10 +10,10 @@ import pytest
 from ray.tune.schedulers import TrialScheduler
 
 from dxray.orchestrator.errors import UserError
-from dxray.orchestrator.sweep.grid import cells
+from dxray.orchestrator.sweep.grid import expand
 from dxray.orchestrator.sweep.search import HALVE, Study, chosen, early_stopping, proposal
 
-GRID = cells({"net": ["convnet"], "filters": [4, 8, 16, 32], "convs": [1, 2, 3], "dropout": [0.0, 0.1, 0.3]})
+GRID = expand({"net": ["convnet"], "filters": [4, 8, 16, 32], "convs": [1, 2, 3], "dropout": [0.0, 0.1, 0.3]})
 
 
 def test_a_grid_is_trained_whole() -> None:
@@ -25,7 +25,7 @@ def test_a_random_search_is_a_sample_of_the_grid_in_its_order_by_the_seed_alone(
     assert drawn == chosen(GRID, "random", 10, 3)
     assert drawn != chosen(GRID, "random", 10, 4)
     assert len(drawn) == 10
-    assert [cell for cell in GRID if cell in drawn] == drawn
+    assert [trial for trial in GRID if trial in drawn] == drawn
     assert chosen(GRID, "random", 1000, 0) == GRID
 
 
@@ -50,17 +50,18 @@ def test_without_optuna_one_sentence_says_how_to_get_it(monkeypatch: pytest.Monk
 
 
 def test_optuna_is_loaded_only_when_asked() -> None:
-    code = "import sys; from dxray.orchestrator.sweep.search import chosen; chosen([{}] * 9, 'random', 3, 0); print(*sys.modules)"
+    code = "import sys; from dxray.orchestrator.sweep import search; search.chosen([{}] * 9, 'random', 3, 0); "
+    code += "print(*sys.modules)"
     assert "optuna" not in subprocess.check_output([sys.executable, "-c", code], text=True).split()
 
 
-def accuracy(cell: dict[str, Any]) -> float:
+def accuracy(trial: dict[str, Any]) -> float:
     """More filters and less dropout are better; convs do not matter."""
-    return 0.5 + 0.1 * [4, 8, 16, 32].index(cell["filters"]) - 0.3 * cell["dropout"]
+    return 0.5 + 0.1 * [4, 8, 16, 32].index(trial["filters"]) - 0.3 * trial["dropout"]
 
 
 def searched(out: Path, samples: int, stop_after: int = 1000) -> list[int]:
-    """The proposals of a study whose every cell ends before the next is asked for."""
+    """The proposals of a study whose every trial ends before the next is asked for."""
     rows: dict[int, dict[str, Any]] = {}
     study = Study(GRID, out, samples=samples, seed=1, rows=rows)
     for index in study.proposed:
@@ -70,7 +71,7 @@ def searched(out: Path, samples: int, stop_after: int = 1000) -> list[int]:
     return study.proposed
 
 
-def test_a_study_finds_the_good_cells_and_proposes_none_twice(tmp_path: Path) -> None:
+def test_a_study_finds_the_good_trials_and_proposes_none_twice(tmp_path: Path) -> None:
     pytest.importorskip("optuna")
     proposed = searched(tmp_path, 24)
     assert len(set(proposed)) == len(proposed) == 24
@@ -85,7 +86,7 @@ def test_a_study_that_was_interrupted_goes_on_as_if_it_had_not_been(tmp_path: Pa
     assert searched(tmp_path / "cut", 15) == searched(tmp_path / "whole", 15)
 
 
-def test_cells_that_run_or_failed_are_known_to_a_study() -> None:
+def test_trials_that_run_or_failed_are_known_to_a_study() -> None:
     pytest.importorskip("optuna")
     rows: dict[int, dict[str, Any]] = {0: {"status": "KO"}, 1: {"validation_accuracy": 0.6}}
     assert proposal(GRID, [0, 1, 2], rows, 0) not in (0, 1, 2)

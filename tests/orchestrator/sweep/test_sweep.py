@@ -1,4 +1,4 @@
-"""The sweep on real Ray Tune: every cell in the table, the best one saved, nothing lost or done twice after a kill."""
+"""The sweep on real Ray Tune: every trial in the table, the best one saved, nothing lost or done twice after a kill."""
 
 import os
 import signal
@@ -32,7 +32,7 @@ def config(**grid: list[Any]) -> SweepConfig:
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_every_cell_has_a_row_and_the_best_net_is_saved(faces: Faces, tmp_path: Path, console: Console) -> None:
+def test_every_trial_has_a_row_and_the_best_net_is_saved(faces: Faces, tmp_path: Path, console: Console) -> None:
     result = sweep(config(), tmp_path / "out", console, faces=faces)
     table = pq.read_table(tmp_path / "out" / "trials.parquet").to_pylist()
     assert [(row["filters"], row["status"]) for row in table] == [(4, "ok"), (8, "ok")]
@@ -44,11 +44,11 @@ def test_every_cell_has_a_row_and_the_best_net_is_saved(faces: Faces, tmp_path: 
     assert evaluate(net, test.images, test.labels)["accuracy"] == pytest.approx(best["accuracy"])
     assert card.trained["data_sha256"] == faces.sha256()
     epochs = pq.read_table(tmp_path / "out" / "epochs.parquet").to_pylist()
-    assert [(row["cell"], row["epoch"]) for row in epochs] == [(0, 1), (0, 2), (1, 1), (1, 2)]
+    assert [(row["trial"], row["epoch"]) for row in epochs] == [(0, 1), (0, 2), (1, 1), (1, 2)]
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_a_cell_that_fails_hides_no_other(
+def test_a_trial_that_fails_hides_no_other(
     faces: Faces, tmp_path: Path, console: Console, capsys: pytest.CaptureFixture[str]
 ) -> None:
     result = sweep(config(blocks=[9, 3], filters=[4]), tmp_path / "out", console, faces=faces)
@@ -68,8 +68,8 @@ def test_a_sweep_in_which_nothing_trains_says_why(faces: Faces, tmp_path: Path, 
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_a_cell_whose_process_dies_goes_on_in_another(faces: Faces, tmp_path: Path, console: Console) -> None:
-    """Only the worker is killed, by its process id, and only once: the cell is trained all the same."""
+def test_a_trial_whose_process_dies_goes_on_in_another(faces: Faces, tmp_path: Path, console: Console) -> None:
+    """Only the worker is killed, by its process id, and only once: the trial is trained all the same."""
     killed: list[int] = []
 
     def kill(board: Any, key: int, row: Any) -> None:
@@ -166,18 +166,18 @@ def assert_same(out: Path, whole: Path, note: str = "") -> None:
 
 
 def test_a_sweep_that_is_stopped_ends_with_the_table_of_one_that_is_not(whole: Path, tmp_path: Path) -> None:
-    """Killed with SIGKILL in its first training, resumed, stopped by Ctrl-C after a cell ended, resumed again."""
+    """Killed with SIGKILL in its first training, resumed, stopped by Ctrl-C after a trial ended, resumed again."""
     out = tmp_path / "out"
-    cells = out / "cells"
-    stopped(out, lambda: any(cells.glob("*/state.safetensors")), signal.SIGKILL, [*ASKED, "--out", str(out)])
+    trials = out / "trials"
+    stopped(out, lambda: any(trials.glob("*/state.safetensors")), signal.SIGKILL, [*ASKED, "--out", str(out)])
 
-    def resumed_and_a_cell_ended() -> bool:
-        """The killed driver's worker may end a cell yet; the resumed sweep is at work once Tune has made its folder."""
-        return (out / "tune-1").exists() and any(cells.glob("*/result.json"))
+    def resumed_and_a_trial_ended() -> bool:
+        """The killed driver's worker may end a trial yet; a resumed sweep is at work once Tune has made its folder."""
+        return (out / "tune-1").exists() and any(trials.glob("*/result.json"))
 
-    said = stopped(out, resumed_and_a_cell_ended, signal.SIGINT, ["--resume", str(out)])
+    said = stopped(out, resumed_and_a_trial_ended, signal.SIGINT, ["--resume", str(out)])
     assert f"go on with: dxray sweep --resume '{out}'" in said
-    kept = {path: path.stat().st_mtime_ns for path in cells.glob("*/result.json")}
+    kept = {path: path.stat().st_mtime_ns for path in trials.glob("*/result.json")}
     assert 1 <= len(kept) < 3
     assert main(["sweep", "--resume", str(out)]) == 0
     assert_same(out, whole)
@@ -190,8 +190,8 @@ def test_a_sweep_that_is_killed_at_three_random_moments_ends_with_the_same_table
 ) -> None:
     """With SIGKILL, each time so long after a training began as the seed says; then resumed."""
     out = tmp_path / "out"
-    begun = min(path.stat().st_mtime for path in whole.glob("cells/*/.lock"))
-    took = max(path.stat().st_mtime for path in whole.glob("cells/*/result.json")) - begun
+    begun = min(path.stat().st_mtime for path in whole.glob("trials/*/.lock"))
+    took = max(path.stat().st_mtime for path in whole.glob("trials/*/result.json")) - begun
     moments = np.random.default_rng(seed).uniform(0, took / 3, 3)
     for moment in moments:
         words = ["--resume", str(out)] if (out / "sweep.json").exists() else [*ASKED, "--out", str(out)]
@@ -199,7 +199,7 @@ def test_a_sweep_that_is_killed_at_three_random_moments_ends_with_the_same_table
         due: list[float] = []
 
         def is_due(since: float = since, due: list[float] = due, moment: float = moment) -> bool:
-            if not due and any(path.stat().st_mtime > since for path in out.glob("cells/*/.lock")):
+            if not due and any(path.stat().st_mtime > since for path in out.glob("trials/*/.lock")):
                 due.append(time.monotonic() + moment)
             return bool(due) and time.monotonic() >= due[0]
 
@@ -226,12 +226,12 @@ def test_what_is_learnt_beside_the_class_is_read_with_the_faces_and_said_where_i
     table = {"name": faces.names.tolist(), "gender": faces.labels, "age": ages}
     table |= {"image": [image.tobytes() for image in faces.images]}
     pq.write_table(pa.table(table), tmp_path / "faces.parquet")
-    told = SweepConfig(data=f"parquet:{tmp_path / 'faces.parquet'}", grid=GRID | {"beside": ["none", "age+height"]})
+    told = SweepConfig(data=f"parquet:{tmp_path / 'faces.parquet'}", grid=GRID | {"auxiliary": ["none", "age+height"]})
     todo, data, _ = asked(told, console)
-    assert [cell["beside"] for cell in todo] == ["none", "age+height"] * 2
-    train = read(told.data, beside=("age",)).shuffled("train")
-    validation = read(told.data, beside=("age",)).shuffled("validation")
-    assert data["beside"]["age"].tolist() == [*train.beside["age"], *validation.beside["age"]]
+    assert [trial["auxiliary"] for trial in todo] == ["none", "age+height"] * 2
+    train = read(told.data, auxiliary=("age",)).shuffled("train")
+    validation = read(told.data, auxiliary=("age",)).shuffled("validation")
+    assert data["auxiliary"]["age"].tolist() == [*train.auxiliary["age"], *validation.auxiliary["age"]]
     assert data["train"][1].tolist() == train.labels.tolist()
-    assert data["beside"].keys() == {"age"}
+    assert data["auxiliary"].keys() == {"age"}
     assert "tells no height, so that is not learnt beside the class" in capsys.readouterr().out

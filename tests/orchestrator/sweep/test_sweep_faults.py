@@ -1,4 +1,4 @@
-"""Sweeps on a Ray of their own, in which things go wrong: each KO has its reason, and none hides another cell."""
+"""Sweeps on a Ray of their own, in which things go wrong: each KO has its reason, and none hides another trial."""
 
 import json
 import os
@@ -33,7 +33,7 @@ def planted(verb: str, out: Place, asked: dict[str, Any], ray: dict[str, Any], *
     return ended.stdout + ended.stderr
 
 
-def test_five_ways_to_fail_are_five_reasons_and_every_other_cell_is_filled(tmp_path: Path) -> None:
+def test_five_ways_to_fail_are_five_reasons_and_every_other_trial_is_filled(tmp_path: Path) -> None:
     out = tmp_path / "out"
     grids = [
         SMALL | {"seed": [0, 1]},
@@ -58,10 +58,10 @@ def test_five_ways_to_fail_are_five_reasons_and_every_other_cell_is_filled(tmp_p
 
 
 def most_at_a_time(out: Path) -> int:
-    """How many cells were trained at a time: from when each took its lock to when it wrote its result."""
+    """How many trials were trained at a time: from when each took its lock to when it wrote its result."""
     moments = []
-    for cell in (out / "cells").iterdir():
-        moments += [((cell / ".lock").stat().st_mtime_ns, 1), ((cell / "result.json").stat().st_mtime_ns, -1)]
+    for trial in (out / "trials").iterdir():
+        moments += [((trial / ".lock").stat().st_mtime_ns, 1), ((trial / "result.json").stat().st_mtime_ns, -1)]
     at_once = [sum(step for _, step in sorted(moments)[: i + 1]) for i in range(len(moments))]
     return max(at_once)
 
@@ -113,7 +113,7 @@ def test_all_trainings_read_the_faces_where_the_object_store_holds_them(meeting:
     assert {("/dev/shm" in one["file"], one["writeable"]) for one in seen} == {(True, False)}
 
 
-def test_a_node_that_dies_takes_no_cell_with_it(tmp_path: Path, two_nets: tuple[dict[str, Any], Path]) -> None:
+def test_a_node_that_dies_takes_no_trial_with_it(tmp_path: Path, two_nets: tuple[dict[str, Any], Path]) -> None:
     asked, whole = two_nets
     said = planted("lose_a_node", tmp_path / "out", asked, {})
     assert "killed in epochs" in said

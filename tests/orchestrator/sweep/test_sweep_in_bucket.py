@@ -9,8 +9,6 @@ from typing import Any
 
 import pytest
 from safetensors import safe_open
-from tests.orchestrator.attack.test_attack_faults import command, run, settings
-from tests.orchestrator.sweep.test_sweep_faults import planted
 
 from dxray.orchestrator.runs import leases
 from dxray.orchestrator.runs.buckets import ObjectPath, Place, files
@@ -20,6 +18,8 @@ from dxray.orchestrator.sweep.callbacks import folder_of
 from dxray.orchestrator.sweep.trial import STATE
 from tests.cluster.machines import wait_until
 from tests.orchestrator.amazon import SHORT, written
+from tests.orchestrator.attack.test_attack_faults import command, run, settings
+from tests.orchestrator.sweep.test_sweep_faults import planted
 
 Said = tuple[int, str, str]
 EPOCHS = 60
@@ -49,9 +49,9 @@ def test_a_killed_sweep_goes_on_from_the_bucket_alone_and_has_the_tables_of_one_
     out = ObjectPath("s3://lab/a sweep")
 
     def in_their_midst() -> list[ObjectPath]:
-        ended = files(out, "cells/*/result.json")
+        ended = files(out, "trials/*/result.json")
         found = [
-            state for state in files(out, "cells/*/state.safetensors") if state.parent / "result.json" not in ended
+            state for state in files(out, "trials/*/state.safetensors") if state.parent / "result.json" not in ended
         ]
         return found if ended else []
 
@@ -66,22 +66,22 @@ def test_a_killed_sweep_goes_on_from_the_bucket_alone_and_has_the_tables_of_one_
     (state,) = in_their_midst()
     done = epochs_of(state, tmp_path / "state")
     assert 0 < len(done) < EPOCHS
-    ended = {file: written(file) for file in files(out, "cells/*/result.json")}
+    ended = {file: written(file) for file in files(out, "trials/*/result.json")}
     said = run("sweep", "--resume", out, LEASE=SHORT)
     assert f"{3 - len(ended)} of 3 nets to train" in said
     assert {file: written(file) for file in ended} == ended
     assert read_json(state.parent / "result.json")["epochs"][: len(done)] == done  # with the seconds that each took
-    assert not files(out, "cells/*/state.safetensors")
+    assert not files(out, "trials/*/state.safetensors")
     assert_same(out, tmp_path / "whole")
     assert files(out, "tune-*/*/events.out.tfevents.*")
 
     code, shown, _ = dxray("sweep", "--show", out, "--json")
     assert (code, [row["status"] for row in json.loads(shown)["trials"]]) == (0, ["ok"] * 3)
-    for model in (tmp_path / "whole", out, out / "best", out / "cells" / "0001"):
+    for model in (tmp_path / "whole", out, out / "best", out / "trials" / "0001"):
         assert dxray("predict", many / "00.png", "--model", model)[0] == 0
-    code, _, wrong = dxray("predict", many / "00.png", "--model", out / "cells")
+    code, _, wrong = dxray("predict", many / "00.png", "--model", out / "trials")
     assert (code, wrong.count("\n")) == (1, 1)
-    assert f"{out / 'cells'} has no model.json" in wrong
+    assert f"{out / 'trials'} has no model.json" in wrong
 
 
 @pytest.mark.usefixtures("short_lease")
@@ -93,14 +93,14 @@ def test_a_sweep_that_another_process_works_on_is_refused(dxray: Callable[..., S
     assert said == "dxray: another dxray process works on 's3://lab/held' now; wait for it or choose another --out\n"
 
 
-def test_a_node_that_dies_takes_no_cell_with_it(two_nets: tuple[dict[str, Any], Path]) -> None:
+def test_a_node_that_dies_takes_no_trial_with_it(two_nets: tuple[dict[str, Any], Path]) -> None:
     asked, whole = two_nets
     out = ObjectPath("s3://lab/lost node")
     assert "killed in epochs" in planted("lose_a_node", out, asked, {})
     assert_same(out, whole)
 
 
-def test_a_cell_that_is_stopped_early_is_measured_from_what_it_left_in_the_bucket() -> None:
+def test_a_trial_that_is_stopped_early_is_measured_from_what_it_left_in_the_bucket() -> None:
     out = ObjectPath("s3://lab/stopped")
     asked = ["--data", "synthetic:300", "--net", "convnet", "--convs", "1", "--filters", "2", "--epochs", "18"]
     asked += ["--seed", *"012345", "--lr", "0.01", "1e-7", "--stop-early", "--cpus-per-trial", "1"]
@@ -121,7 +121,7 @@ def test_the_state_is_in_the_bucket_before_its_epoch_is_reported(monkeypatch: py
             (folder / STATE).write_bytes(f"epoch {epoch}".encode())
             on_epoch({"epoch": epoch})
 
-    monkeypatch.setattr(tuning, "run_cell", trained)
+    monkeypatch.setattr(tuning, "run_trial", trained)
     monkeypatch.setattr("ray.get", lambda _: {})
 
     def report(row: dict[str, Any]) -> None:
@@ -129,5 +129,5 @@ def test_the_state_is_in_the_bucket_before_its_epoch_is_reported(monkeypatch: py
 
     monkeypatch.setattr("ray.tune.report", report)
     limits = tuning.Limits(threads=1, gpu_share=0.0, seconds=None, gib=None, at_once=1)
-    tuning._trial({"index": 3, "cell": {"epochs": 2}}, [None], out, limits)  # type: ignore[list-item]
+    tuning._trial({"index": 3, "trial": {"epochs": 2}}, [None], out, limits)  # type: ignore[list-item]
     assert reported == [(1, b"epoch 1"), (2, b"epoch 2"), (None, b"epoch 2")]

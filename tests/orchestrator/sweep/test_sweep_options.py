@@ -35,7 +35,7 @@ def table(out: Path, name: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_an_optuna_search_trains_as_many_cells_as_asked_for(faces: Faces, tmp_path: Path, console: Console) -> None:
+def test_an_optuna_search_trains_as_many_trials_as_asked_for(faces: Faces, tmp_path: Path, console: Console) -> None:
     pytest.importorskip("optuna")
     grid = {"filters": [2, 3, 4, 5], "seed": [0, 1], "epochs": [1]}
     out = tmp_path / "out"
@@ -43,9 +43,9 @@ def test_an_optuna_search_trains_as_many_cells_as_asked_for(faces: Faces, tmp_pa
     rows = table(out, "trials")
     assert [row["status"] for row in rows] == ["ok"] * 3
     proposed = json.loads((out / "search.json").read_text())["proposed"]
-    assert [row["cell"] for row in rows] == sorted(proposed)
+    assert [row["trial"] for row in rows] == sorted(proposed)
     # One that was proposed and had not ended when the driver was killed.
-    again = out / "cells" / f"{proposed[1]:04d}"
+    again = out / "trials" / f"{proposed[1]:04d}"
     sha256 = json.loads((again / "result.json").read_text())["sha256"]
     for file in again.iterdir():
         file.unlink()
@@ -65,16 +65,16 @@ def test_a_net_that_lags_is_stopped_saved_and_measured(faces: Faces, tmp_path: P
     assert stopped
     assert {row["status"] for row in rows} <= {"ok", "stopped"}
     for row in stopped:
-        done = len([one for one in table(out, "epochs") if one["cell"] == row["cell"]])
+        done = len([one for one in table(out, "epochs") if one["trial"] == row["trial"]])
         assert row["reason"] == f"stopped early, after epoch {done} of 150"
         assert done < 150
-        net, card = load(out / "cells" / f"{row['cell']:04d}")
+        net, card = load(out / "trials" / f"{row['trial']:04d}")
         test = faces.split("test")
         assert row["accuracy"] == pytest.approx(evaluate(net, test.images, test.labels)["accuracy"])
         assert row["sha256"] == card.sha256
     # It is not trained on by a resume, and is measured then if it was not before.
-    cell = out / "cells" / f"{stopped[0]['cell']:04d}"
-    assert not (cell / "state.safetensors").exists()
+    trial = out / "trials" / f"{stopped[0]['trial']:04d}"
+    assert not (trial / "state.safetensors").exists()
 
 
 @pytest.mark.usefixtures("local_ray")
@@ -105,7 +105,7 @@ def test_every_net_is_measured_on_further_faces_too(
     out = tmp_path / "out"
     sweep(asked, out, console, faces=faces)
     for row in table(out, "trials"):
-        net, _ = load(out / "cells" / f"{row['cell']:04d}")
+        net, _ = load(out / "trials" / f"{row['trial']:04d}")
         right = evaluate(net, faces.images[:40], faces.labels[:40])["accuracy"]
         assert row["accuracy_swapped"] == pytest.approx(1 - right)
     assert json.loads((out / "sweep.json").read_text())["validate_sha256"]["swapped"]
@@ -129,7 +129,7 @@ def test_further_faces_of_other_classes_are_refused_before_any_training(
 def test_tensorboard_finds_the_figures_of_each_epoch_in_the_run(faces: Faces, tmp_path: Path, console: Console) -> None:
     out = tmp_path / "out"
     sweep(config(), out, console, faces=faces)
-    rows = {(row["cell"], row["epoch"]): row["validation_accuracy"] for row in table(out, "epochs")}
+    rows = {(row["trial"], row["epoch"]): row["validation_accuracy"] for row in table(out, "epochs")}
     seen = {}
     for file in out.rglob("events.out.tfevents.*"):
         for step, tag, value in scalars(file):
@@ -161,7 +161,7 @@ def test_a_disk_that_is_full_ends_the_sweep_with_one_sentence_and_keeps_what_is_
         patch.setattr("dxray.orchestrator.sweep.callbacks.write_tables", full)
         with pytest.raises(UserError, match=r"takes no more .*No space left.*make room there: \d of 2 nets.*--resume"):
             sweep(config(), out, console, faces=faces)
-    assert list(out.glob("cells/*/result.json"))
+    assert list(out.glob("trials/*/result.json"))
     resume(out, console, faces=faces)
     assert [row["status"] for row in table(out, "trials")] == ["ok", "ok"]
     assert tables.best_of(table(out, "trials")) is not None
@@ -175,7 +175,7 @@ def test_a_cluster_without_the_cpus_is_said_before_anything_is_written_and_a_res
     with pytest.raises(UserError, match=r"no node has the 1000 CPUs .* give less by --cpus-per-trial"):
         sweep(asked, tmp_path / "out", console, faces=faces)
     assert not (tmp_path / "out" / "sweep.json").exists()
-    record = {"format": FORMAT, "config": asdict(asked), "cells": [{}], "data_sha256": faces.sha256()}
+    record = {"format": FORMAT, "config": asdict(asked), "trials": [{}], "data_sha256": faces.sha256()}
     (tmp_path / "out" / "sweep.json").write_text(json.dumps(record))
     with pytest.raises(
         UserError, match=r"no node has the 1000 CPUs .*; the sweep was begun so: go on where a node has"

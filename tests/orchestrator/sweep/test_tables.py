@@ -67,19 +67,19 @@ def test_findings_further_faces_and_memory_have_columns(tmp_path: Path, rows: Ro
     assert [row["memory_gib"] for row in table(tmp_path, "timing")] == [1.5, None]
 
 
-def test_layers_have_a_row_for_each_cell_and_epoch(tmp_path: Path, rows: Rows, result: Result) -> None:
+def test_layers_have_a_row_for_each_trial_and_epoch(tmp_path: Path, rows: Rows, result: Result) -> None:
     said = result()
     for epoch in said["epochs"]:
         first = {"layer": "a", "weight_norm": float(epoch["epoch"]), "gradient_norm": 0.1, "dead_share": 0.5}
         epoch["layers"] = [first, first | {"layer": "b", "dead_share": None}]
     write_tables(tmp_path, rows(TWO, {1: said}))
     layers = table(tmp_path, "layers")
-    assert [(row["cell"], row["epoch"], row["layer"]) for row in layers] == [
+    assert [(row["trial"], row["epoch"], row["layer"]) for row in layers] == [
         (1, epoch, layer) for epoch in (1, 2) for layer in ("a", "b")
     ]
     assert [row["weight_norm"] for row in layers] == [1, 1, 2, 2]
     assert [row["dead_share"] for row in layers] == [0.5, None] * 2
-    assert [(row["cell"], row["epoch"]) for row in table(tmp_path, "epochs")] == [(0, 1), (0, 2), (1, 1), (1, 2)]
+    assert [(row["trial"], row["epoch"]) for row in table(tmp_path, "epochs")] == [(0, 1), (0, 2), (1, 1), (1, 2)]
 
 
 def test_the_speed_is_that_of_the_epochs_that_were_trained(tmp_path: Path, rows: Rows, result: Result) -> None:
@@ -89,10 +89,10 @@ def test_the_speed_is_that_of_the_epochs_that_were_trained(tmp_path: Path, rows:
     assert [row["images_per_second"] for row in table(tmp_path, "timing")] == [600 * 2 / 12, 600 * 1 / 3]
 
 
-def test_a_sweep_is_read_back_with_the_cells_that_have_not_ended(tmp_path: Path, rows: Rows) -> None:
+def test_a_sweep_is_read_back_with_the_trials_that_have_not_ended(tmp_path: Path, rows: Rows) -> None:
     made = rows(TWO)
     parameters = [{name: row[name] for name in ("net", "filters")} for row in made]
-    write_json(tmp_path / "sweep.json", {"cells": parameters})
+    write_json(tmp_path / "sweep.json", {"trials": parameters})
     assert [row["status"] for row in read_trials(tmp_path)] == ["pending", "pending"]
     write_tables(tmp_path, made[1:])
     read = read_trials(tmp_path)
@@ -104,11 +104,11 @@ def test_a_sweep_is_shown_between_the_writing_of_its_tables(
     tmp_path: Path, rows: Rows, dxray: Callable[..., tuple[int, str, str]]
 ) -> None:
     made = rows(TWO)
-    write_json(tmp_path / "sweep.json", {"cells": [{name: row[name] for name in ("net", "filters")} for row in made]})
+    write_json(tmp_path / "sweep.json", {"trials": [{name: row[name] for name in ("net", "filters")} for row in made]})
     write_tables(tmp_path, made[:1])
     times = (tmp_path / "timing.parquet").read_bytes()
     write_tables(tmp_path, made)
-    (tmp_path / "timing.parquet").write_bytes(times)  # that of before the second cell ended
+    (tmp_path / "timing.parquet").write_bytes(times)  # that of before the second trial ended
     code, text, _ = dxray("sweep", "--show", tmp_path)
     assert (code, "90.00%" in text) == (0, True)
 
@@ -125,7 +125,7 @@ def test_the_best_is_so_on_the_validation_split_and_has_a_net(rows: Rows, result
     }
     best = best_of(rows(grid, given))
     assert best is not None
-    assert best["cell"] == 2
+    assert best["trial"] == 2
     assert best_of(rows(ONE, {0: KO})) is None
 
 

@@ -1,4 +1,4 @@
-"""One cell: its result, and a reason for each way in which a training can fail."""
+"""One trial: its result, and a reason for each way in which a training can fail."""
 
 import importlib
 import json
@@ -21,9 +21,9 @@ from dxray.models.training.cost import training_bytes
 from dxray.models.training.train import evaluate, fit, has_fast_bf16
 from dxray.models.victims.checkpoint import load
 from dxray.orchestrator.sweep.tables import trial_row
-from dxray.orchestrator.sweep.trial import RESULT, STATE, TAUGHT_STATE, reason_of, train_cell
+from dxray.orchestrator.sweep.trial import RESULT, STATE, TAUGHT_STATE, reason_of, train_trial
 
-CELL: dict[str, Any] = {
+TRIAL: dict[str, Any] = {
     "net": "convnet",
     "convs": 1,
     "filters": 4,
@@ -42,7 +42,7 @@ def data(faces: Faces) -> dict[str, Any]:
 
 
 def test_a_result_is_what_the_saved_net_measures(data: dict[str, Any], tmp_path: Path) -> None:
-    result = train_cell(CELL | {"train_size": 100}, data, tmp_path)
+    result = train_trial(TRIAL | {"train_size": 100}, data, tmp_path)
     net, card = load(tmp_path)
     assert result["accuracy"] == pytest.approx(evaluate(net, *data["test"])["accuracy"])
     assert result["validation_accuracy"] == pytest.approx(evaluate(net, *data["validation"])["accuracy"])
@@ -52,20 +52,20 @@ def test_a_result_is_what_the_saved_net_measures(data: dict[str, Any], tmp_path:
     assert not (tmp_path / STATE).exists()
 
 
-def test_a_cell_learns_beside_the_class_what_it_names(
+def test_a_trial_learns_beside_the_class_what_it_names(
     data: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given: list[dict[str, np.ndarray]] = []
 
     def kept(*arguments: Any, **how: Any) -> Any:
-        given.append(how["beside"])
+        given.append(how["auxiliary"])
         return fit(*arguments, **how)
 
     monkeypatch.setattr(dxray.orchestrator.sweep.trial, "fit", kept)
     told = {name: np.arange(len(data["train"][1])) % 3 for name in ("age", "race")}
     results = [
-        train_cell(CELL | {"train_size": 100} | beside, data | {"beside": told}, tmp_path / str(number))
-        for number, beside in enumerate([{}, {"beside": "none"}, {"beside": "age+height"}])
+        train_trial(TRIAL | {"train_size": 100} | auxiliary, data | {"auxiliary": told}, tmp_path / str(number))
+        for number, auxiliary in enumerate([{}, {"auxiliary": "none"}, {"auxiliary": "age+height"}])
     ]
     assert [list(one) for one in given] == [[], [], ["age"]]
     assert given[2]["age"].tolist() == told["age"][:100].tolist()
@@ -84,25 +84,25 @@ def test_a_refit_learns_the_validation_images_and_is_not_judged_by_them(
     monkeypatch.setattr(dxray.orchestrator.sweep.trial, "fit", kept)
     both = [np.concatenate([data["train"][part], data["validation"][part]]) for part in (0, 1)]
     told = {"age": np.arange(len(both[1])) % 3}
-    result = train_cell(CELL | {"refit": True, "beside": "age"}, data | {"beside": told}, tmp_path)
+    result = train_trial(TRIAL | {"refit": True, "auxiliary": "age"}, data | {"auxiliary": told}, tmp_path)
     (_, images, labels), how = given[0]
     assert np.array_equal(images, both[0])
     assert np.array_equal(labels, both[1])
-    assert np.array_equal(how["beside"]["age"], told["age"])
+    assert np.array_equal(how["auxiliary"]["age"], told["age"])
     assert how["validation"] is None
     assert result["train_images"] == len(both[1])
     assert (result["validation_accuracy"], result["validation_loss"]) == (None, None)
     assert result["accuracy"] == pytest.approx(evaluate(load(tmp_path)[0], *data["test"])["accuracy"])
 
 
-def test_an_ended_cell_is_not_done_again(data: dict[str, Any], tmp_path: Path) -> None:
-    first = train_cell(CELL, data, tmp_path)
+def test_an_ended_trial_is_not_done_again(data: dict[str, Any], tmp_path: Path) -> None:
+    first = train_trial(TRIAL, data, tmp_path)
     trained: list[Any] = []
-    assert train_cell(CELL, data, tmp_path, on_epoch=trained.append) == json.loads(json.dumps(first))
+    assert train_trial(TRIAL, data, tmp_path, on_epoch=trained.append) == json.loads(json.dumps(first))
     assert trained == []
 
 
-def test_a_cell_that_was_stopped_goes_on_from_its_last_epoch(data: dict[str, Any], tmp_path: Path) -> None:
+def test_a_trial_that_was_stopped_goes_on_from_its_last_epoch(data: dict[str, Any], tmp_path: Path) -> None:
     class Killed(BaseException):
         pass
 
@@ -111,14 +111,14 @@ def test_a_cell_that_was_stopped_goes_on_from_its_last_epoch(data: dict[str, Any
             raise Killed
 
     with pytest.raises(Killed):
-        train_cell(CELL | {"epochs": 3}, data, tmp_path / "killed", on_epoch=kill)
+        train_trial(TRIAL | {"epochs": 3}, data, tmp_path / "killed", on_epoch=kill)
     assert not (tmp_path / "killed" / RESULT).exists()
     trained: list[int] = []
-    again = train_cell(
-        CELL | {"epochs": 3}, data, tmp_path / "killed", on_epoch=lambda row: trained.append(row["epoch"])
+    again = train_trial(
+        TRIAL | {"epochs": 3}, data, tmp_path / "killed", on_epoch=lambda row: trained.append(row["epoch"])
     )
     assert trained == [3]
-    assert again["sha256"] == train_cell(CELL | {"epochs": 3}, data, tmp_path / "whole")["sha256"]
+    assert again["sha256"] == train_trial(TRIAL | {"epochs": 3}, data, tmp_path / "whole")["sha256"]
 
 
 @pytest.mark.parametrize(
@@ -131,21 +131,21 @@ def test_a_cell_that_was_stopped_goes_on_from_its_last_epoch(data: dict[str, Any
 def test_a_training_that_fails_is_a_result_with_its_reason(
     data: dict[str, Any], tmp_path: Path, change: dict[str, Any], reason: str
 ) -> None:
-    result = train_cell(CELL | change, data, tmp_path)
+    result = train_trial(TRIAL | change, data, tmp_path)
     assert result["status"] == "KO"
     assert result["reason"].startswith(reason)
     assert json.loads((tmp_path / RESULT).read_text()) == result
 
 
-def test_a_cell_with_a_defence_is_measured_behind_it_and_attacked(
+def test_a_trial_with_a_defence_is_measured_behind_it_and_attacked(
     data: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dxray.orchestrator.sweep.trial, "WITHIN", ("linf", 24 / 255))  # these pictures are easy
-    asked = CELL | {"epochs": 3}
-    plain = train_cell(asked | {"defense": "none"}, data, tmp_path / "plain")
+    asked = TRIAL | {"epochs": 3}
+    plain = train_trial(asked | {"defense": "none"}, data, tmp_path / "plain")
     assert plain["robust_naive"] == plain["robust_adaptive"] < plain["accuracy"]
-    assert "robust_naive" not in train_cell(asked, data, tmp_path / "cell")
-    blocked = train_cell(asked | {"defense": "jumprelu:kappa=1000000.0"}, data, tmp_path / "blocked")
+    assert "robust_naive" not in train_trial(asked, data, tmp_path / "trial")
+    blocked = train_trial(asked | {"defense": "jumprelu:kappa=1000000.0"}, data, tmp_path / "blocked")
     # One answer for all, which the measures of the training did not know of.
     shares = [np.bincount(data[split][1], minlength=2) / len(data[split][1]) for split in ("test", "validation")]
     assert blocked["accuracy"] == blocked["robust_adaptive"] == blocked["robust_naive"]
@@ -157,8 +157,8 @@ def test_a_cell_with_a_defence_is_measured_behind_it_and_attacked(
 def test_a_defence_that_learns_goes_on_where_it_was_killed(
     data: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = CELL | {"defense": "denoising_autoencoder:filters=4", "train_size": 64}
-    whole = train_cell(asked, data, tmp_path / "whole")
+    asked = TRIAL | {"defense": "denoising_autoencoder:filters=4", "train_size": 64}
+    whole = train_trial(asked, data, tmp_path / "whole")
     assert whole["robust_naive"] is not None
 
     class Killed(BaseException):
@@ -172,26 +172,26 @@ def test_a_defence_that_learns_goes_on_where_it_was_killed(
         module = importlib.import_module("dxray.defenses.denoising_autoencoder")
         patched.setattr(module, "fit", lambda *given, **named: fit(*given, **named, on_epoch=kill))
         with pytest.raises(Killed):
-            train_cell(asked, data, tmp_path / "killed")
+            train_trial(asked, data, tmp_path / "killed")
     assert (tmp_path / "killed" / TAUGHT_STATE).exists()
-    assert train_cell(asked, data, tmp_path / "killed")["sha256"] == whole["sha256"]
+    assert train_trial(asked, data, tmp_path / "killed")["sha256"] == whole["sha256"]
     assert not (tmp_path / "killed" / TAUGHT_STATE).exists()
 
 
 LIMITED = """
 import sys, json, numpy as np
 from pathlib import Path
-from dxray.orchestrator.sweep.trial import train_cell
+from dxray.orchestrator.sweep.trial import train_trial
 rng = np.random.default_rng(0)
 split = rng.integers(0, 256, (512, 1, 48, 48), dtype=np.uint8), rng.integers(0, 2, 512)
 data = dict(train=split, validation=split, test=split, classes=("a", "b"), source="noise", sha256="")
-train_cell(json.loads(sys.argv[1]), data, Path(sys.argv[2]), **json.loads(sys.argv[3]))
+train_trial(json.loads(sys.argv[1]), data, Path(sys.argv[2]), **json.loads(sys.argv[3]))
 """
 
 
-def limited(folder: Path, cell: dict[str, Any], **limits: float) -> subprocess.CompletedProcess[str]:
+def limited(folder: Path, trial: dict[str, Any], **limits: float) -> subprocess.CompletedProcess[str]:
     """In a process of its own, which the limits may end."""
-    words = [sys.executable, "-c", LIMITED, json.dumps(CELL | cell), str(folder), json.dumps(limits)]
+    words = [sys.executable, "-c", LIMITED, json.dumps(TRIAL | trial), str(folder), json.dumps(limits)]
     return subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
 
 
@@ -242,13 +242,13 @@ def test_a_training_that_fits_is_not_hindered(tmp_path: Path) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is bounded by RLIMIT_DATA, of Linux")
 def test_what_a_training_needs_is_asked_once(data: dict[str, Any], tmp_path: Path) -> None:
     least: dict[str, int] = {}
-    for folder, cell in (("0", CELL), ("1", CELL | {"seed": 1, "lr": 1e-3}), ("2", CELL | {"batch_size": 8})):
-        train_cell(cell, data, tmp_path / folder, memory_limit=64, least=least)
+    for folder, trial in (("0", TRIAL), ("1", TRIAL | {"seed": 1, "lr": 1e-3}), ("2", TRIAL | {"batch_size": 8})):
+        train_trial(trial, data, tmp_path / folder, memory_limit=64, least=least)
         if folder == "1":
             assert len(least) == 1
     assert len(least) == 2
     least.update(dict.fromkeys(least, 65 * 2**30))
-    result = train_cell(CELL | {"seed": 2}, data, tmp_path / "3", memory_limit=64, least=least)
+    result = train_trial(TRIAL | {"seed": 2}, data, tmp_path / "3", memory_limit=64, least=least)
     assert result["reason"] == "out of memory: it needs at least 65 GiB, and 64 GiB are allowed; not begun"
 
 
@@ -257,4 +257,4 @@ def test_what_a_training_needs_is_asked_once(data: dict[str, Any], tmp_path: Pat
 )
 def test_a_net_that_has_learnt_nothing_is_marked(accuracy: float, largest: float, mark: str | None) -> None:
     result = {"status": "ok", "accuracy": accuracy, "largest_answer_share": largest, "majority_share": 0.6}
-    assert trial_row(0, CELL, result)["mark"] == mark
+    assert trial_row(0, TRIAL, result)["mark"] == mark

@@ -1,4 +1,4 @@
-"""A cell behind its guard: whatever its process does to itself or suffers, there is a result with the reason."""
+"""A trial behind its guard: whatever its process does to itself or suffers, there is a result with the reason."""
 
 import errno
 import faulthandler
@@ -16,9 +16,9 @@ import pytest
 from dxray.orchestrator.runs.store import read_json, write_json
 from dxray.orchestrator.sweep import trial_process
 from dxray.orchestrator.sweep.trial import RESULT
-from dxray.orchestrator.sweep.trial_process import Ended, Report, Unwritable, run_alone, run_cell
+from dxray.orchestrator.sweep.trial_process import Ended, Report, Unwritable, run_alone, run_trial
 
-CELL = {"net": "convnet", "seed": 0}
+TRIAL = {"net": "convnet", "seed": 0}
 
 
 def test_what_a_process_sends_arrives_in_order_and_its_end_is_known() -> None:
@@ -105,10 +105,10 @@ def test_a_process_does_not_outlive_a_parent_that_is_killed() -> None:
 
 @pytest.fixture
 def planted(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Path], Any]], None]:
-    """Puts a function of the cell's folder in the place of the training."""
+    """Puts a function of the trial's folder in the place of the training."""
 
     def plant(work: Callable[[Path], Any]) -> None:
-        monkeypatch.setattr(trial_process, "train_cell", lambda cell, data, folder, **_: work(folder))
+        monkeypatch.setattr(trial_process, "train_trial", lambda trial, data, folder, **_: work(folder))
 
     return plant
 
@@ -135,7 +135,7 @@ def counted(folder: Path) -> int:
         ),
     ],
 )
-def test_a_cell_that_dies_is_a_result_and_is_begun_again_only_where_that_helps(
+def test_a_trial_that_dies_is_a_result_and_is_begun_again_only_where_that_helps(
     planted: Plant, tmp_path: Path, die: Callable[[], None], reason: str, begun: int
 ) -> None:
     def work(folder: Path) -> None:
@@ -143,37 +143,37 @@ def test_a_cell_that_dies_is_a_result_and_is_begun_again_only_where_that_helps(
         die()
 
     planted(work)
-    assert run_cell(CELL, {}, tmp_path) == {"status": "KO", "reason": reason}
+    assert run_trial(TRIAL, {}, tmp_path) == {"status": "KO", "reason": reason}
     assert read_json(tmp_path / RESULT)["reason"] == reason
     assert len((tmp_path / "begun").read_text()) == begun
 
 
-def test_a_cell_that_is_killed_once_is_a_result_of_its_own(planted: Plant, tmp_path: Path) -> None:
+def test_a_trial_that_is_killed_once_is_a_result_of_its_own(planted: Plant, tmp_path: Path) -> None:
     def work(folder: Path) -> None:
         if counted(folder) == 1:
             os.kill(os.getpid(), signal.SIGKILL)
         write_json(folder / RESULT, {"status": "ok"})
 
     planted(work)
-    assert run_cell(CELL, {}, tmp_path) == {"status": "ok"}
+    assert run_trial(TRIAL, {}, tmp_path) == {"status": "ok"}
 
 
-def test_a_cell_past_its_time_is_a_result(planted: Plant, tmp_path: Path) -> None:
+def test_a_trial_past_its_time_is_a_result(planted: Plant, tmp_path: Path) -> None:
     planted(lambda folder: time.sleep(600))
-    assert run_cell(CELL, {}, tmp_path, time_limit=0.5) == {"status": "KO", "reason": "timed out after 0.5 s"}
+    assert run_trial(TRIAL, {}, tmp_path, time_limit=0.5) == {"status": "KO", "reason": "timed out after 0.5 s"}
 
 
-def test_a_full_disk_is_no_result_of_the_cell(planted: Plant, tmp_path: Path) -> None:
+def test_a_full_disk_is_no_result_of_the_trial(planted: Plant, tmp_path: Path) -> None:
     def work(folder: Path) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     planted(work)
     with pytest.raises(Unwritable, match="No space left on device"):
-        run_cell(CELL, {}, tmp_path)
+        run_trial(TRIAL, {}, tmp_path)
     assert not (tmp_path / RESULT).exists()
 
 
-def test_two_processes_never_train_the_same_cell(planted: Plant, tmp_path: Path) -> None:
+def test_two_processes_never_train_the_same_trial(planted: Plant, tmp_path: Path) -> None:
     """A worker whose driver was killed lives on for a while; the one that resumes waits for its end."""
     orphan = (
         "import sys, time; from pathlib import Path; from dxray.orchestrator.runs.store import locked\n"
@@ -184,17 +184,17 @@ def test_two_processes_never_train_the_same_cell(planted: Plant, tmp_path: Path)
         assert process.stdout
         process.stdout.readline()
         planted(lambda folder: write_json(folder / RESULT, {"status": "ok", "alone": (folder / "left").exists()}))
-        assert run_cell(CELL, {}, tmp_path)["alone"]
+        assert run_trial(TRIAL, {}, tmp_path)["alone"]
 
 
-def test_what_a_training_needs_is_known_to_the_cells_that_a_worker_trains_next(
+def test_what_a_training_needs_is_known_to_the_trials_that_a_worker_trains_next(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def train(cell: Any, data: Any, folder: Path, *, least: dict[str, int], **_: Any) -> None:
+    def train(trial: Any, data: Any, folder: Path, *, least: dict[str, int], **_: Any) -> None:
         write_json(folder / RESULT, {"known": dict(least)})
         least["a training"] = 7
 
     monkeypatch.setattr(trial_process, "_least", {})
-    monkeypatch.setattr(trial_process, "train_cell", train)
-    assert run_cell(CELL, {}, tmp_path / "0") == {"known": {}}
-    assert run_cell(CELL, {}, tmp_path / "1") == {"known": {"a training": 7}}
+    monkeypatch.setattr(trial_process, "train_trial", train)
+    assert run_trial(TRIAL, {}, tmp_path / "0") == {"known": {}}
+    assert run_trial(TRIAL, {}, tmp_path / "1") == {"known": {"a training": 7}}
