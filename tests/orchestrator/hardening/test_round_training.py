@@ -10,7 +10,7 @@ from dxray.orchestrator.hardening.round_training import Recipe, _in_each_batch
 
 
 def test_a_method_of_each_batch_averages_weights_and_draws_budgets(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As it did where its figures in the README were seen."""
+    """As it did where its figures in docs/measurements.md were seen."""
     asked: dict[str, Any] = {}
 
     def adversarial(method: str, **budget: float) -> None:
