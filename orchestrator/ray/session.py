@@ -6,7 +6,7 @@ import socket
 import stat
 import warnings
 from collections.abc import Iterator
-from contextlib import chdir, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 from dxray.orchestrator.errors import UserError
@@ -66,9 +66,7 @@ def connected(address: str | None = None) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    # Ray puts the folder that it is started from first on the workers' import path. Started from a user's folder that
-    # happens to hold a `models/` of its own, workers would import that; started from here they import this code.
-    with chdir(Path(__file__).resolve().parents[1]), warnings.catch_warnings():
+    with warnings.catch_warnings():
         # Ray warns of its own future defaults; what a user can do about them is nothing.
         warnings.simplefilter("ignore")
         if address is None:

@@ -36,7 +36,7 @@ def command(*words: object) -> list[str]:
 def settings(**environment: object) -> dict[str, Any]:
     """For a process of the script: shards of 4 images, on 2 CPUs."""
     code = Path(__file__).resolve().parents[3]
-    paths = os.pathsep.join(map(str, (PLANTED, code)))
+    paths = os.pathsep.join(map(str, (PLANTED, code / "src")))
     given = {"PYTHONPATH": paths, "SHARD": "4", "RAY": json.dumps({"num_cpus": 2}), "RAY_USAGE_STATS_ENABLED": "0"}
     return {"env": os.environ | given | {name: str(value) for name, value in environment.items()}, "cwd": code}
 
