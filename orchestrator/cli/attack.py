@@ -119,6 +119,8 @@ def attack(
 
     console = Console(as_json=json)
     how: dict[str, Any] = {"address": address, "gpus_per_worker": gpus_per_worker}
+    if workers != "auto":
+        how["workers"] = workers
     if run := resume or update:
         result = runs.resume(run, console, update=update is not None, **how)
     else:

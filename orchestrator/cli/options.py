@@ -12,11 +12,11 @@ from dxray.orchestrator.errors import UserError
 from dxray.orchestrator.runs import places
 
 if TYPE_CHECKING:
-    from dxray.orchestrator.runs.buckets import Place as AnyPlace
+    from dxray.orchestrator.runs.buckets import Place as _Place
 
     PathText = str
 else:
-    AnyPlace = Path  # that in a bucket is of a module that loads Arrow
+    _Place = Path  # that in a bucket is of a module that loads Arrow
     PathText = str | Path  # always a str, as the first of them; a shell completes files where a path may be
 
 # The panels of `--help`, from top to bottom.
@@ -65,7 +65,7 @@ def _place(_: Any, tokens: Sequence[Token]) -> Any:
 Whole = Annotated[int, Parameter(converter=_whole)]
 Budget = Annotated[float, Parameter(converter=_budget)]
 Folder = Annotated[Path, Parameter(converter=_folder, metavar="DIR")]
-Place = Annotated[AnyPlace, Parameter(converter=_place, metavar="DIR")]
+Place = Annotated[_Place, Parameter(converter=_place, metavar="DIR")]
 
 Source = Annotated[str, Parameter(group=DATA, metavar="SOURCE")]
 Label = Annotated[

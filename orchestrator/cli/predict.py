@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
@@ -41,7 +41,7 @@ def predict(
     torch.set_num_threads(1)  # for few images at a time: several threads would mostly wait for each other
     found = []
     for image in images:
-        row = {"image": image, "class": None, "probability": None, "error": None}
+        row: dict[str, Any] = {"image": image, "class": None, "probability": None, "error": None}
         found.append(row)
         try:
             said = predicted(net, card, Path(image))

@@ -16,7 +16,6 @@ from dxray.orchestrator.cli.options import (
     TRAINING,
     WAYS,
     Address,
-    AnyPlace,
     Budget,
     Json,
     Label,
@@ -31,7 +30,6 @@ from dxray.orchestrator.cli.options import (
 from dxray.orchestrator.errors import Busy, UserError
 
 if TYPE_CHECKING:
-    from dxray.orchestrator.console import Console
     from dxray.orchestrator.hardening.retrain import RetrainConfig
     from dxray.orchestrator.hardening.schedule import Schedule
 
@@ -149,25 +147,33 @@ def retrain(
     """
     from dxray.orchestrator.console import Console
     from dxray.orchestrator.hardening import retrain as runs
+    from dxray.orchestrator.hardening.schedule import keep
+    from dxray.orchestrator.reports.rounds_table import show_rounds
 
     console = Console(as_json=json)
     if rollback:
         console.result(runs.rollback(rollback, console, to_round=to_round))
         return
-    if show:
-        console.result(_told(runs.result_of(show), console))
-        return
     schedule = _schedule(times)  # first of all: a slip in it is not to be told after hours of work
-    if resume:
-        console.result(_told(runs.resume(resume, console, address=address), console))
-    elif not update:
-        config = _config(data, label, model, training, rules, max_clean_drop, label_by, seed)
-        console.result(_told(runs.retrain(config, out, console, address=address), console))
-    elif not schedule:
-        console.result(_update_once(update, console, label_by, address))
+    if not (update and schedule):
+        if show:
+            result = runs.result_of(show)
+        elif update:
+            try:
+                result = runs.update(update, console, label_by=label_by, address=address)
+            except Busy as wrong:
+                # Begun by cron while the one before still works: no fault, and nobody is to be woken by it.
+                console.say(f"{wrong}; nothing is done this time")
+                console.result({"out": str(update), "busy": True})
+                return
+        elif resume:
+            result = runs.resume(resume, console, address=address)
+        else:
+            config = _config(data, label, model, training, rules, max_clean_drop, label_by, seed)
+            result = runs.retrain(config, out, console, address=address)
+        show_rounds(result, console)
+        console.result(result)
     if schedule:
-        from dxray.orchestrator.hardening.schedule import keep
-
         run = (update or resume or out).expanduser().absolute()
         runs.recorded(run)
         keep(run, schedule, lambda: runs.update(run, console, label_by=label_by, address=address), console)
@@ -179,17 +185,6 @@ def _schedule(times: Times) -> "Schedule | None":
     if times.cron:
         return cron(times.cron)
     return every(times.every) if times.every else None
-
-
-def _update_once(run: AnyPlace, console: "Console", label_by: str | None, address: str | None) -> dict[str, Any]:
-    from dxray.orchestrator.hardening.retrain import update
-
-    try:
-        return _told(update(run, console, label_by=label_by, address=address), console)
-    except Busy as wrong:
-        # Begun by cron while the one before still works: no fault, and nobody is to be woken by it.
-        console.say(f"{wrong}; nothing is done this time")
-        return {"out": str(run), "busy": True}
 
 
 def _config(
@@ -226,38 +221,3 @@ def _config(
         rules=Rules(**stop),
         **asked,
     )
-
-
-def _told(result: dict[str, Any], console: "Console") -> dict[str, Any]:
-    """`result`, of which a line was said for each round, in percent."""
-    columns = {
-        "generation": "gen.",
-        "round": "round",
-        "attacked": "attacked",
-        "fooled": "joined",
-        "train_images": "learnt from",
-        "validation_accuracy": "clean",
-        "robust_accuracy": "robust",
-        "fooled_within": "fooled within",
-        "changed": "changed",
-        "weight_distance": "weights moved",
-    }
-    if rows := result["rounds"]:
-        first = rows[0]
-        console.table(
-            f"judged on {first['held_out']:,} validation faces: robust: right after apgd and square at Linf "
-            f"{first['eps'] * 255:g}/255; fooled within: by dx in L2 {first['within']:g}, of those it had right",
-            ["", *columns.values()],
-            [
-                ["*" if row["round"] == result["current"] else "", *(_cell(row[name]) for name in columns)]
-                for row in rows
-            ],
-        )
-        console.say(f"* in use: {result['out']}/current; any other: --model '{result['out']}#round=N'")
-    return result
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.1%}"
-    return "-" if value is None else f"{value:,}"

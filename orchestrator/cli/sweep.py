@@ -18,7 +18,6 @@ from dxray.orchestrator.cli.options import (
     SEARCH,
     WAYS,
     Address,
-    AnyPlace,
     Folder,
     Json,
     Label,
@@ -258,7 +257,7 @@ def _list_presets(console: "Console") -> int:
     return 0
 
 
-def _show(out: AnyPlace, console: "Console") -> int:
+def _show(out: Place, console: "Console") -> int:
     from dxray.orchestrator.sweep.tables import read_trials
 
     rows = read_trials(out)
@@ -266,7 +265,7 @@ def _show(out: AnyPlace, console: "Console") -> int:
     return 0
 
 
-def _show_trials(rows: Sequence[Mapping[str, Any]], out: AnyPlace, console: "Console") -> str | None:
+def _show_trials(rows: Sequence[Mapping[str, Any]], out: Place, console: "Console") -> str | None:
     """The table in the terminal, and as a picture; returns where that is."""
     from dxray.orchestrator.reports.heatmap import save_picture
     from dxray.orchestrator.reports.trial_table import show_table

@@ -9,13 +9,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any, Protocol
 
 from dxray.models.data.faces import FacesError
 from dxray.models.victims.checkpoint import CheckpointError
 from dxray.orchestrator.console import Console
 from dxray.orchestrator.errors import Busy, UserError
+from dxray.orchestrator.runs.buckets import Place
 from dxray.orchestrator.runs.store import locked, read_json, write_json
 
 STATE = "schedule.json"
@@ -98,7 +98,7 @@ def cron(text: str) -> Cron:
 
 
 def keep(
-    run: Path, schedule: Schedule, work: Callable[[], Any], console: Console, *, clock: Clock | None = None
+    run: Place, schedule: Schedule, work: Callable[[], Any], console: Console, *, clock: Clock | None = None
 ) -> None:
     """Call `work` whenever the schedule says so, for ever; what a person can put right is told, and passed over.
 
@@ -133,5 +133,5 @@ def keep(
             due = schedule.after(now)
 
 
-def _write(folder: Path, last: datetime, failed: str | None) -> None:
+def _write(folder: Place, last: datetime, failed: str | None) -> None:
     write_json(folder / STATE, {"last": last.isoformat(), "failed": failed})
