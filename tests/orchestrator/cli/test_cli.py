@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -16,7 +17,9 @@ from PIL import Image
 
 from dxray.models.data.images import encode_png
 from dxray.models.victims.checkpoint import ModelCard, save
+from dxray.orchestrator.attack import attack as runs
 from dxray.orchestrator.cli.app import main
+from dxray.orchestrator.errors import UserError
 from dxray.orchestrator.runs.store import parts, read_rows
 from tests.cluster.machines import wait_until
 
@@ -253,3 +256,19 @@ def test_ctrl_c_keeps_finished_shards_and_says_how_to_go_on(trained: Path, faces
     assert len(list(read_rows(out, ["name"]))) == 260
     assert len(kept) < len(parts(out))
     assert all(part.stat().st_mtime_ns == when for part, when in kept.items())
+
+
+@pytest.mark.parametrize("words", [["faces/", "--model", "net"], ["--resume", "runs/attack"]])
+def test_an_attack_is_told_by_whom_to_be_worked_off(
+    words: list[str], dxray: Callable[..., Said], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    def attack(*_: Any, workers: str, **__: Any) -> None:
+        asked.append(workers)
+        raise UserError("enough")
+
+    monkeypatch.setattr(runs, "attack", attack)
+    monkeypatch.setattr(runs, "resume", attack)
+    one_sentence(dxray("attack", *words, "--workers", "local"))
+    assert asked == ["local"]

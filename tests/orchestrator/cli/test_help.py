@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+from cyclopts import Group
 
 from dxray.orchestrator.attack.attack import AttackConfig
 from dxray.orchestrator.cli.app import VERBS, app, main, parsed
@@ -67,7 +68,9 @@ def test_each_option_is_explained_in_a_panel(name: str) -> None:
     assert "--json" in options
     for option in options:
         assert option.parameter.help, option.name
-        assert any(group.show for group in option.parameter.group), option.name
+        panels = option.parameter.group
+        assert isinstance(panels, tuple)
+        assert any(isinstance(panel, Group) and panel.show for panel in panels), option.name
 
 
 def test_the_grids_options_are_its_parameters(dxray: Callable[..., Said]) -> None:
