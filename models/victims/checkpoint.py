@@ -3,20 +3,19 @@
 import hashlib
 import json
 import os
-import platform
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import nn
 
+from dxray.models.errors import InputError
 from dxray.models.nets import MODELS, build
+from dxray.models.versions import versions
 
 FORMAT = "dxray checkpoint 1"
 WEIGHTS, CARD = "model.safetensors", "model.json"
@@ -27,8 +26,8 @@ ROUND = "#round="  # RUN#round=3: the net of a round of `dxray retrain`
 Defend = Callable[..., nn.Module]
 
 
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be used; its text is one sentence: what came, what was expected, what to do."""
+class CheckpointError(InputError):
+    """A checkpoint that cannot be used."""
 
 
 @dataclass
@@ -72,15 +71,6 @@ class ModelCard:
         architecture: list[Any] = [self.net, self.parameters, list(self.classes), self.channels, list(self.size)]
         architecture += [self.defence] if self.defence else []
         return hashlib.sha256(json.dumps(architecture, sort_keys=True).encode() + b"\0" + weights).hexdigest()
-
-
-def versions() -> dict[str, str]:
-    """The versions that a result depends on."""
-    try:
-        own = version("dxray")
-    except PackageNotFoundError:  # used from a folder, not installed
-        own = "unknown"
-    return {"dxray": own, "torch": str(torch.__version__), "python": platform.python_version()}
 
 
 def save(net: nn.Module, card: ModelCard, directory: Path | str) -> ModelCard:

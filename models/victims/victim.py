@@ -20,8 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dxray.models.versions import versions
 from dxray.models.victims import checkpoint
-from dxray.models.victims.checkpoint import CARD, WEIGHTS, CheckpointError, Defend, ModelCard, versions
+from dxray.models.victims.checkpoint import CARD, WEIGHTS, CheckpointError, Defend, ModelCard
 from dxray.models.victims.torch_export import Exported, row_by_row
 
 FORMAT = "dxray victim 1"

@@ -20,7 +20,8 @@ from dxray.attacks.engine.lattice import from_levels
 from dxray.defenses import parse, text_of
 from dxray.defenses.victim import behind, restore
 from dxray.models.data.images import one_line
-from dxray.models.victims.checkpoint import CARD, CheckpointError, ModelCard, versions
+from dxray.models.versions import versions
+from dxray.models.victims.checkpoint import CARD, CheckpointError, ModelCard
 from dxray.models.victims.victim import payload_name
 from dxray.orchestrator.attack.decoding import contents
 from dxray.orchestrator.attack.input_lists import difference, fresh, write_list

@@ -19,7 +19,8 @@ from dxray.models.doctor.finding import FAULT
 from dxray.models.doctor.lr_range_test import MOST_STEPS, range_test
 from dxray.models.nets import MODELS
 from dxray.models.training.train import device_of_choice, fit
-from dxray.models.victims.checkpoint import ModelCard, versions
+from dxray.models.versions import versions
+from dxray.models.victims.checkpoint import ModelCard
 from dxray.orchestrator.console import Console
 from dxray.orchestrator.errors import UserError
 from dxray.orchestrator.reports.curves import draw_layers, draw_rates

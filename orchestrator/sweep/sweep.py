@@ -11,7 +11,7 @@ import numpy as np
 from dxray.models.data.faces import Faces, read
 from dxray.models.doctor.diagnosis import data_findings
 from dxray.models.doctor.evidence import Split
-from dxray.models.victims.checkpoint import versions
+from dxray.models.versions import versions
 from dxray.orchestrator.console import Console
 from dxray.orchestrator.errors import Interrupted, UserError
 from dxray.orchestrator.ray.session import capacity, cpus, feeders, gpus, largest_node, memory_for_each

@@ -18,7 +18,7 @@ import pytest
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from dxray.orchestrator.cli.app import parser
+from dxray.orchestrator.cli.app import parsed
 from tests.cluster.machines import ROOT
 
 CLUSTER = ROOT / "cluster"
@@ -226,7 +226,7 @@ def test_the_entrypoint_is_a_script_of_the_image_with_arguments_that_it_takes(na
     python, script, *arguments = job_of(name)["entrypoint"].split()
     assert (python, script) == ("python", f"/app/cluster/{verb}.py")
     assert f"cluster/{verb}.py" in (CLUSTER / "Dockerfile").read_text()
-    parser().parse_args([verb, *arguments])
+    parsed([verb, *arguments])
 
 
 def test_the_cron_job_looks_for_new_faces_never_two_at_once() -> None:
@@ -239,7 +239,7 @@ def test_the_cron_job_looks_for_new_faces_never_two_at_once() -> None:
     (pod,) = pods(job)
     program, *words = pod["containers"][0]["command"]
     assert program == "dxray"
-    assert parser().parse_args(words).update == Path("/srv/dxray/runs/retrain")
+    assert parsed(words)[1].arguments["update"] == Path("/srv/dxray/runs/retrain")
 
 
 def test_the_systemd_units_are_of_their_form_and_call_what_there_is() -> None:
@@ -256,7 +256,7 @@ def test_the_systemd_units_are_of_their_form_and_call_what_there_is() -> None:
         if kind == "service":
             program, *words = unit["Service"]["ExecStart"].split()
             assert program.endswith("/bin/dxray")
-            assert parser().parse_args(words).update
+            assert "update" in parsed(words)[1].arguments
         elif shutil.which("systemd-analyze"):
             subprocess.run(["systemd-analyze", "calendar", unit["Timer"]["OnCalendar"]], check=True)
 

@@ -256,7 +256,7 @@ def test_a_method_that_attacks_in_each_batch_is_one_round(
         (["--method", "pgd", "--attack", "dx"], "leave --attack out"),
         (["--to-round", "3"], "--to-round goes with --rollback"),
         (["--every", "soon"], "--every soon: expected a number"),
-        (["--resume", "x"], "leave --out, --model out"),
+        (["--resume", "x"], "leave --model, --out out"),
     ],
 )
 def test_what_makes_no_sense_is_said_before_anything_is_done(
@@ -285,7 +285,7 @@ def test_another_request_than_that_of_the_run_is_refused(
     ("words", "sentence"),
     [
         (["--resume", "x", "--label-by", "net"], "leave --label-by out"),
-        (["--rollback", "x", "--seed", 1, "--epochs", 0], "leave --seed, --epochs out"),
+        (["--rollback", "x", "--seed", 1, "--epochs", 0], "leave --epochs, --seed out"),
         (["--update", "{empty}", "--label-by", "net"], "holds no retrain.json"),
         (["--resume", "{empty}", "--label-by", "net", "--every", "1h"], "holds no retrain.json"),
     ],

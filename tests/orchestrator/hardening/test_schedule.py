@@ -11,6 +11,7 @@ from dxray.models.data.faces import FacesError
 from dxray.orchestrator.console import Console
 from dxray.orchestrator.errors import Busy, UserError
 from dxray.orchestrator.hardening.schedule import Cron, Every, cron, every, keep
+from dxray.orchestrator.runs.buckets import ObjectPath
 from dxray.orchestrator.runs.store import locked, read_json
 
 START = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)  # a Monday
@@ -118,6 +119,16 @@ def test_two_processes_never_keep_the_schedule_of_one_run(looks: Looks, tmp_path
     with locked(tmp_path / "schedule"), pytest.raises(Busy, match="another dxray process"):
         keep(tmp_path, Every(3600), lambda: None, console, clock=FakeClock(START, START))
     assert looks(Every(3600), 0.5) == [START]
+
+
+@pytest.mark.usefixtures("bucket", "short_lease")
+def test_a_schedule_is_kept_in_a_bucket_as_in_a_folder(console: Console) -> None:
+    run = ObjectPath("s3://lab/kept")
+    looks: list[str] = []
+    for _ in range(2):
+        with pytest.raises(Over):
+            keep(run, Every(3600), lambda: looks.append("at once"), console, clock=FakeClock(START, START + HOUR / 2))
+    assert looks == ["at once"]  # and not again before the hour is over
 
 
 def test_cron_waits_for_its_time_and_makes_up_for_one_that_it_missed(looks: Looks) -> None:
