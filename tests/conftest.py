@@ -70,7 +70,7 @@ def faces() -> Faces:
 def trained(tmp_path_factory: pytest.TempPathFactory, faces: Faces) -> Path:
     """The folder of a small ConvNet that has learnt those pictures, and so is worth fooling."""
     folder = tmp_path_factory.mktemp("trained")
-    card = ModelCard("convnet", {"filters": 8, "batch_norm": True}, faces.classes)
+    card = ModelCard("convnet", {"filters": 8, "batch_norm": True}, faces.classes, trained={"epochs": 3})
     torch.manual_seed(0)
     net = card.build()
     train = faces.split("train")

@@ -20,6 +20,7 @@ from dxray.orchestrator.hardening.new_faces import sample
 from dxray.orchestrator.hardening.retrain import RetrainConfig, retrain
 from dxray.orchestrator.hardening.stop_rules import Rules
 from dxray.orchestrator.runs.store import locked, read_json
+from dxray.orchestrator.sweep.grid import training_defaults
 
 Said = tuple[int, str, str]
 
@@ -77,6 +78,12 @@ def test_a_round_attacks_learns_and_judges_and_leaves_its_lineage(
     assert after["weight_distance"] > 0
     assert after["unseen"] == ["apgd", "square"]
     assert result["generations"][0]["stop"]["rule"] == "rounds"
+    learnt = load(out / "rounds/0001/net")[1].trained
+    assert (learnt["round"], learnt["recipe"]["parent"], learnt["recipe"]["method"]) == (1, 0, "rounds")
+    usual = training_defaults() | {"epochs": 2, "lr": 1e-3, "augment_strength": 0.0}
+    assert learnt["training"] == usual | {"seed": 1, "objective": None}
+    # A net that was only measured is what it was.
+    assert load(out / "rounds/0000/net")[1].trained == load(trained)[1].trained
 
     attacked = pq.read_table(out / "rounds/0001/attack/dx/images").to_pylist()
     fooled = {row["name"]: row for row in attacked if row["status"] == "fooled"}
