@@ -6,7 +6,6 @@ import os
 import platform
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import nn
 
+from dxray import __version__
 from dxray.models.nets import MODELS, build
 
 FORMAT = "dxray checkpoint 1"
@@ -76,11 +76,7 @@ class ModelCard:
 
 def versions() -> dict[str, str]:
     """The versions that a result depends on."""
-    try:
-        own = version("dxray")
-    except PackageNotFoundError:  # used from a folder, not installed
-        own = "unknown"
-    return {"dxray": own, "torch": str(torch.__version__), "python": platform.python_version()}
+    return {"dxray": __version__, "torch": str(torch.__version__), "python": platform.python_version()}
 
 
 def save(net: nn.Module, card: ModelCard, directory: Path | str) -> ModelCard:

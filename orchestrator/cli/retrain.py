@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from dxray.orchestrator.console import Console
 from dxray.orchestrator.errors import Busy, UserError
+from dxray.orchestrator.reports.rounds_table import show_rounds
 from dxray.orchestrator.runs.places import must_leave_out, place
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ def _once(options: argparse.Namespace, console: Console) -> dict[str, Any]:
         result = resume(options.resume, console, address=options.address)
     else:
         result = retrain(_config(options), options.out or OUT, console, address=options.address)
-    show(result, console)
+    show_rounds(result, console)
     return result
 
 
@@ -128,39 +129,6 @@ def _must_fit_together(options: argparse.Namespace) -> None:
         if options.update or options.every or options.cron:  # these look for new faces, which it may label
             free.add("label_by")
         must_leave_out(options, f"'{named}' holds what the run was begun with", but=free)
-
-
-def show(result: dict[str, Any], console: Console) -> None:
-    """A line for each round, in percent."""
-    columns = {
-        "generation": "gen.",
-        "round": "round",
-        "attacked": "attacked",
-        "fooled": "joined",
-        "train_images": "learnt from",
-        "validation_accuracy": "clean",
-        "robust_accuracy": "robust",
-        "fooled_within": "fooled within",
-        "changed": "changed",
-        "weight_distance": "weights moved",
-    }
-    rows = result["rounds"]
-    if not rows:
-        return
-    first = rows[0]
-    console.table(
-        f"judged on {first['held_out']:,} validation faces: robust: right after apgd and square at Linf "
-        f"{first['eps'] * 255:g}/255; fooled within: by dx in L2 {first['within']:g}, of those it had right",
-        ["", *columns.values()],
-        [["*" if row["round"] == result["current"] else "", *(_cell(row[name]) for name in columns)] for row in rows],
-    )
-    console.say(f"* in use: {result['out']}/current; any other: --model '{result['out']}#round=N'")
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.1%}"
-    return "-" if value is None else f"{value:,}"
 
 
 def _config(options: argparse.Namespace) -> Any:
