@@ -45,9 +45,11 @@ def test_a_saved_net_is_built_again_without_any_default_of_the_code(
     assert written.parameters == parameters_of(net) | {"filters": 4}
     other: dict[str, Any] = {"blocks": 2, "convs": 6, "filters": 3, "out_channels": 5, "stem_blocks": 1, "dropout": 0.9}
     other |= {"batch_norm": True, "tta_flip": True, "tta_shift": True}
-    for name in parameters_of(net):
-        monkeypatch.setitem(MODELS[net].__init__.__kwdefaults__, name, other.pop(name))  # type: ignore[misc]
-    assert parameters_of(net)["convs"] == 6
+    changed = {name: other[name] for name in parameters_of(net)}
+    monkeypatch.setattr(
+        MODELS[net].__init__, "__kwdefaults__", {**(MODELS[net].__init__.__kwdefaults__ or {}), **changed}
+    )
+    assert parameters_of(net) == changed
     again, read = load(tmp_path)
     assert str(again) == str(saved)
     images = torch.rand(2, 1, 48, 48)
