@@ -38,6 +38,7 @@ from dxray.orchestrator.runs.store import (
     write_json,
 )
 from dxray.orchestrator.runs.working_copy import read_net
+from dxray.orchestrator.threads import torch_threads
 
 FORMAT = "dxray attack 6"
 CHECKED = 32  # images that the net is looked at with before the run
@@ -255,8 +256,8 @@ def _flat(config: AttackConfig) -> dict[str, Any]:
 
 @contextmanager
 def _in(out: Place, console: Console) -> Iterator[None]:
-    """Alone in the folder of a run; a full disk is one sentence."""
-    with locked(out, say=console.say):
+    """Alone in the folder of a run, on one thread as each worker is; a full disk is one sentence."""
+    with locked(out, say=console.say), torch_threads(1):
         try:
             yield
         except OSError as wrong:

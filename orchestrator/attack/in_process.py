@@ -13,8 +13,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
-import torch
-
 from dxray.models.training.train import device_of_choice
 from dxray.orchestrator.attack.input_lists import read_list
 from dxray.orchestrator.attack.sharding import Shard
@@ -99,14 +97,12 @@ class InProcess:
 
     @contextmanager
     def hired(self, count: int) -> Iterator[None]:
-        """However many are asked for, it is this process; torch has as many threads after it as before."""
-        threads = torch.get_num_threads()
+        """However many are asked for, it is this process."""
         self._mark.write_bytes(b"")
         try:
             yield
         finally:
             self._mark.unlink(missing_ok=True)
-            torch.set_num_threads(threads)
 
     def work_off(self, take: Callable[[], Shard | None]) -> Iterator[Counter[str]]:
         """The rows by status of each shard once its part is on disk; `take` as for `WorkerPool.work_off`."""
