@@ -58,8 +58,11 @@ class Every:
 
 @dataclass(frozen=True)
 class Cron:
-    """At the times of a cron expression, in this machine's own time: an hour that summer time skips or repeats counts
-    once."""
+    """At the times of a cron expression, in this machine's own time, as Debian's cron has it where clocks change.
+
+    A fixed time that is skipped comes as soon as the clock has moved on, one that is repeated comes once; of `*` and
+    `*/N` each real hour counts.
+    """
 
     expression: str
 
@@ -68,8 +71,12 @@ class Cron:
 
     def after(self, last: datetime) -> datetime:
         from cronsim import CronSim
+        from dateutil import tz
 
-        return next(CronSim(self.expression, last.astimezone().replace(tzinfo=None))).astimezone(UTC)
+        # The zone with its rules: `astimezone()` alone knows today's offset only.
+        times = CronSim(self.expression, last.astimezone(tz.gettz() or tz.tzlocal()))
+        # Begun within an hour that is repeated, CronSim 2.8 may name times of its first pass, which are over.
+        return next(due for due in (time.astimezone(UTC) for time in times) if due > last)
 
 
 def every(text: str) -> Every:

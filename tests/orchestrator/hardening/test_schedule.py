@@ -1,6 +1,7 @@
 """Schedules by a clock that is told what time it is."""
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -158,3 +159,56 @@ def test_what_a_person_writes() -> None:
     for wrong in ("0 3 * *", "61 3 * * 1", "0 3 31 2 *", "hello"):
         with pytest.raises(UserError, match="is no cron expression with a time to come"):
             cron(wrong)
+
+
+@pytest.fixture
+def in_zone(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    """Sets this machine's zone; whatever it was is set again."""
+
+    def move(name: str) -> None:
+        monkeypatch.setenv("TZ", name)
+        time.tzset()
+
+    yield move
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.mark.parametrize(
+    ("zone", "expression", "start", "hours", "expected"),
+    [
+        ("Europe/Paris", "30 2 * * *", "2027-03-27T12:00+01:00", 40, ["28T03:00+02:00", "29T02:30+02:00"]),
+        (
+            "Europe/Paris",
+            "0 * * * *",
+            "2027-03-28T00:30+01:00",
+            3,
+            ["28T01:00+01:00", "28T03:00+02:00", "28T04:00+02:00"],
+        ),
+        ("Europe/Paris", "30 2 * * *", "2027-10-30T12:00+02:00", 40, ["31T02:30+02:00", "01T02:30+01:00"]),
+        (
+            "Europe/Paris",
+            "0 * * * *",
+            "2027-10-31T01:30+02:00",
+            3,
+            ["31T02:00+02:00", "31T02:00+01:00", "31T03:00+01:00"],
+        ),
+        ("Europe/Paris", "30 2 * * *", "2027-10-31T02:10+01:00", 25, ["01T02:30+01:00"]),  # begun in the second pass
+        ("Australia/Lord_Howe", "10 2 * * *", "2027-10-02T03:00+10:30", 48, ["03T02:30+11:00", "04T02:10+11:00"]),
+        ("Australia/Lord_Howe", "45 1 * * *", "2027-04-03T12:00+11:00", 40, ["04T01:45+11:00", "05T01:45+10:30"]),
+        ("Asia/Kathmandu", "15 0 * * *", "2027-01-01T00:00+05:45", 25, ["01T00:15+05:45", "02T00:15+05:45"]),
+    ],
+)
+def test_cron_looks_once_at_each_time_where_clocks_change(
+    in_zone: Callable[[str], None],
+    looks: Looks,
+    zone: str,
+    expression: str,
+    start: str,
+    hours: int,
+    expected: list[str],
+) -> None:
+    pytest.importorskip("cronsim", reason="cron expressions need the extra 'schedule'")
+    in_zone(zone)
+    begun = looks(Cron(expression), hours, start=datetime.fromisoformat(start))
+    assert [when.astimezone().isoformat(timespec="minutes")[8:] for when in begun] == expected
