@@ -6,6 +6,7 @@ import os
 import platform
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,6 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import nn
 
-from dxray import __version__
 from dxray.models.nets import MODELS, build
 
 FORMAT = "dxray checkpoint 1"
@@ -76,7 +76,11 @@ class ModelCard:
 
 def versions() -> dict[str, str]:
     """The versions that a result depends on."""
-    return {"dxray": __version__, "torch": str(torch.__version__), "python": platform.python_version()}
+    try:
+        own = version("dxray")
+    except PackageNotFoundError:  # used from a folder, not installed
+        own = "unknown"
+    return {"dxray": own, "torch": str(torch.__version__), "python": platform.python_version()}
 
 
 def save(net: nn.Module, card: ModelCard, directory: Path | str) -> ModelCard:
