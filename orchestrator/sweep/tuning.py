@@ -102,6 +102,7 @@ def run_trials(
             storage_filesystem=system,
             callbacks=[watcher, TBXLoggerCallback()],
             failure_config=tune.FailureConfig(max_failures=LOST),
+            progress_reporter=tune.CLIReporter(),  # silent by the next line; that of notebooks wipes a cell's output
             verbose=0,
         ),
     )
