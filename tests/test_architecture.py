@@ -61,9 +61,9 @@ def imports(file: Path) -> Iterator[str]:
 
 
 def room_of(imported: str) -> str | None:
-    """The room that an imported thing is in; None for what is not ours."""
+    """The room that an imported thing is in; None for what is not ours, and for the version, which is everyone's."""
     first, *parts = imported.split(".")
-    if first != "dxray":
+    if first != "dxray" or parts == ["__version__"]:
         return None
     rooms = (".".join(parts[:length]) for length in range(len(parts), 0, -1))
     return next((room for room in rooms if room in STANDS_ON), "dxray")
