@@ -54,4 +54,4 @@ format: .venv/installed-dev
 	@touch $@
 
 clean:
-	rm -rf .venv runs build *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv runs build src/*.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -8,6 +8,7 @@ A method decides how the images are made and what is learnt from them; `against`
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -150,6 +151,12 @@ def adversarial(
         return METHODS[method](Budget(eps, least, warmup), **parameters)
     except TypeError as wrong:
         raise ValueError(f"adversarial training {method}: {str(wrong).removeprefix(f'{method}() ')}") from None
+
+
+def parameters_of(method: str) -> dict[str, Any]:
+    """What `adversarial` takes for that method of `METHODS`, with its defaults: a `Budget`'s and the method's own."""
+    known = [*signature(Budget).parameters.values(), *signature(METHODS[method]).parameters.values()]
+    return {one.name: one.default for one in known if one.name != "budget"}
 
 
 def guard(

@@ -18,11 +18,15 @@ from dxray.models.victims.checkpoint import ModelCard, save
 from dxray.orchestrator.console import Console
 from dxray.orchestrator.ray.session import connected
 
+ROOT = Path(__file__).resolve().parents[1]
+
+# Commands under test and Ray's workers find dxray as the tests themselves do: in this checkout, whatever is installed.
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT / "src"), os.environ.get("PYTHONPATH"))))
 # Ray's workers give way to whatever else runs; here that is other tests, and they would wait for minutes.
 os.environ.setdefault("RAY_worker_niceness", "0")
 
 # Beside the checkout where it exists: real faces never enter the repository.
-SHARED_FACES = Path(__file__).resolve().parents[2] / "shared" / "faces"
+SHARED_FACES = ROOT.parent / "shared" / "faces"
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -66,7 +70,7 @@ def faces() -> Faces:
 def trained(tmp_path_factory: pytest.TempPathFactory, faces: Faces) -> Path:
     """The folder of a small ConvNet that has learnt those pictures, and so is worth fooling."""
     folder = tmp_path_factory.mktemp("trained")
-    card = ModelCard("convnet", {"filters": 8, "batch_norm": True}, faces.classes)
+    card = ModelCard("convnet", {"filters": 8, "batch_norm": True}, faces.classes, trained={"epochs": 3})
     torch.manual_seed(0)
     net = card.build()
     train = faces.split("train")

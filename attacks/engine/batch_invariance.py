@@ -29,7 +29,7 @@ class BatchInvariance:
         """Whether `ask` gives the same bits for `many` points (M, C, H, W) at once and for `few` of them at a time.
 
         It is tried once for each net, shape, device and number of threads; `what` tells what is asked. A net that takes
-        one number of points only, that looks at its points together, or that is moved by chance is not steady.
+        one number of points only, that looks at its points together, or that is moved by chance is not invariant.
         """
         device = next((weight.device for weight in self._net.parameters()), torch.device("cpu"))
         found = _found.setdefault(self._net, {})

@@ -142,9 +142,8 @@ class Search:
         self.query, self.shape = query, shape
         self.images = Images.none(shape.numel())
         places = partial(Slots, query, shape, self.images, steps=steps, floor=floor, patience=patience, score=score)
-        self._slots = [
-            places(walk=walk, polish=polish, low_precision=False)
-        ]  # in the order in which an image may take them
+        # In the order in which an image may take them.
+        self._slots = [places(walk=walk, polish=polish, low_precision=False)]
         if low_precision and query.low_precision_suffices(shape):
             self._slots.insert(0, places(walk=deepcopy(walk), polish=max(polish, 1), low_precision=True))
 
@@ -159,7 +158,7 @@ class Search:
     def enter(self, rows: Tensor, inputs: Tensor, mask: Tensor | None = None) -> None:
         """Images (M, C, H, W), which are to be changed where `mask` (M or 1, 1, H, W) is True only, begin.
 
-        Coarse looks are preceded by one without gradient: an image that is already wrong does not stay.
+        Low-precision looks are preceded by one without gradient: an image that is already wrong does not stay.
         """
         self.images.put(rows, inputs, mask)
         first = self._slots[0]
@@ -308,9 +307,8 @@ class Slots:
         elif bool(left.any()):
             known = torch.full_like(self.size, torch.inf) if self.low_precision else self.size
             looks = torch.full_like(rows, self.looks)
-            self.unpolished.append(
-                Unpolished(rows, self.start, self.bounds, self.best, known, looks, last).picked(left)
-            )
+            walked = Unpolished(rows, self.start, self.bounds, self.best, known, looks, last)
+            self.unpolished.append(walked.picked(left))
         gone = rows[done & ~left]
         self.rows = torch.where(done, -1, rows)
         return looked, gone
@@ -348,10 +346,8 @@ class Slots:
         self.start[free], self.best[free], self.step[free] = self.images.home[coming], 0.0, 0
         self.size[free], self.furthest[free] = torch.inf, -torch.inf
         allowed = self.images.allowed[coming]
-        self.bounds.low[free], self.bounds.high[free] = (
-            -self.start[free] * allowed,
-            (LEVELS - self.start[free]) * allowed,
-        )
+        self.bounds.low[free] = -self.start[free] * allowed
+        self.bounds.high[free] = (LEVELS - self.start[free]) * allowed
 
 
 class Unpolished(NamedTuple):

@@ -248,11 +248,8 @@ class Query:
     def _looked(self, points: Tensor, rows: Tensor, score: Score, *, low_precision: bool) -> Look:
         real = _real(rows)
         margins, slopes, predicted, scores = [], [], [], []
-        what, ask = (
-            ("low-precision slopes", self._said_and_slope_in_low_precision)
-            if low_precision
-            else ("slopes", self._said_and_slope)
-        )
+        ask = self._said_and_slope_in_low_precision if low_precision else self._said_and_slope
+        what = "low-precision slopes" if low_precision else "slopes"
         for chunk, owner, asked in self._chunks(points[real], rows[real], what, ask):
             image = torch.nn.functional.pad(owner.clamp(min=0), (0, len(chunk) - len(owner)))
             labels, targets = self.labels[image], None if self.targets is None else self.targets[image]

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dxray.models.data.images import UnreadableImage, decode, quiet_pillow
+from dxray.models.errors import InputError
 
 SPLITS = ("train", "validation", "test")
 
@@ -22,8 +23,8 @@ _THREADS = 8
 _CHUNK = 64  # images a thread decodes at a time: one future for each image would cost more memory than its name
 
 
-class FacesError(ValueError):
-    """Faces that cannot be read: one sentence with what came, what was expected and what to do."""
+class FacesError(InputError):
+    """Faces that cannot be read."""
 
 
 class Wanted(NamedTuple):

@@ -1,7 +1,7 @@
 """Faces as rows of a table: ``parquet:FILE`` and ``hf:NAME``.
 
 Both become one Arrow table without its images, from which labels, names and splits are taken; the images follow a
-batch at a time (``face_cells``), because all of them at once may not fit in memory.
+batch at a time (``table_images``), because all of them at once may not fit in memory.
 """
 
 from collections.abc import Callable, Iterator

@@ -272,9 +272,9 @@ class Dense(nn.Linear):
         return nn.functional.linear(nn.functional.pad(features, (0, 0, 0, missing)), self.weight, self.bias)[:-missing]
 
 
-def head(features: int, classes: int, *, hidden: int = 50) -> nn.Sequential:
-    """`(N, C, H, W)` with `C*H*W == features` -> logits `(N, classes)`, through one dense layer of `hidden`."""
-    return nn.Sequential(nn.Flatten(), Dense(features, hidden), nn.ReLU(inplace=True), Logits(hidden, classes))
+def head(features: int, classes: int) -> nn.Sequential:
+    """`(N, C, H, W)` with `C*H*W == features` -> logits `(N, classes)`, through one dense layer of 50 units."""
+    return nn.Sequential(nn.Flatten(), Dense(features, 50), nn.ReLU(inplace=True), Logits(50, classes))
 
 
 def check_grid(

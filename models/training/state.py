@@ -24,7 +24,7 @@ def save_state(
     """Write the state after the last epoch of `history`; a kill leaves the file before or this one, whole.
 
     Args:
-        nets: by name: the one that learns, and where there is one the average of its weights.
+        nets: by name: the one that learns and, where there are such, its EMA, the best so far and the auxiliary heads.
     """
     tensors = _of_nets(nets)
     for number, moments in optimizer.state_dict()["state"].items():
@@ -72,7 +72,7 @@ def _of_nets(nets: Mapping[str, nn.Module]) -> dict[str, Tensor]:
 
 
 def load_judged(path: Path, net: nn.Module) -> list[dict[str, Any]]:
-    """Put into `net` the weights that `fit` would end with after the last epoch done: best, averaged or last.
+    """Put into `net` the weights that `fit` would end with after the last epoch done: the best, the EMA or the last.
 
     Returns the rows of the epochs that are done.
 
@@ -82,7 +82,7 @@ def load_judged(path: Path, net: nn.Module) -> list[dict[str, Any]]:
     with safe_open(path, framework="pt") as file:
         history: list[dict[str, Any]] = json.loads(file.metadata()[_HISTORY])
     tensors = load(path.read_bytes())
-    kept = ("best/", "average/module.", "net/")
+    kept = ("best/", "ema/module.", "net/")
     prefix = next(prefix for prefix in kept if any(name.startswith(prefix) for name in tensors))
     net.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
     return history

@@ -100,7 +100,7 @@ def fit(
         precision: "auto" (bfloat16 where the hardware is faster in it), "float32" or "bfloat16".
         objective: what is learnt from a batch, such as `adversarial_training.adversarial("pgd")`; None: its
             cross-entropy, with `label_smoothing`. One that steps more than once a batch does so at one learning rate.
-        auxiliary: further labels of images, int64 `(N,)` by name, that are learnt as well, see `training.auxiliary`.
+        auxiliary: further labels of the images by name, int64 `(N,)`, -1 unknown; learnt too, see `training.auxiliary`.
         judge: gives figures of the net after each epoch, among them a `score`, and by how much that may be off, its
             `doubt` (none: 0); the net at the end is that of the last epoch whose score is, for all one can tell, not
             below an earlier one.
@@ -121,19 +121,19 @@ def fit(
     device = device or device_of_choice()
     net.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
     _set_statistics(net, images)
-    further = _further(net, auxiliary, seed, device)
-    optimiser = optimizer_of(optimizer, nn.ModuleList([net, further]) if further else net, lr, weight_decay)
+    heads = _auxiliary_heads(net, auxiliary, seed, device)
+    optimiser = optimizer_of(optimizer, nn.ModuleList([net, heads]) if heads else net, lr, weight_decay)
     autocast = _autocast(precision, device)
     objective = objective or cross_entropy(label_smoothing)
     steps = math.ceil(len(images) / batch_size)
     rate = _schedule(schedule, epochs * steps)
     averaged = _averaged(net, ema)
     best = copy.deepcopy(net) if judge else None
-    nets: dict[str, nn.Module] = {"net": net} | ({"average": averaged} if averaged else {})
-    nets |= ({"best": best} if best else {}) | ({"auxiliary": further} if further else {})
+    nets: dict[str, nn.Module] = {"net": net} | ({"ema": averaged} if averaged else {})
+    nets |= ({"best": best} if best else {}) | ({"auxiliary": heads} if heads else {})
     history = load_state(state, nets, optimiser) if state else []
     cuda = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=cuda), further.watching() if further else nullcontext():
+    with torch.random.fork_rng(devices=cuda), heads.watching() if heads else nullcontext():
         for epoch in range(len(history), epochs):
             started = time.perf_counter()
             torch.manual_seed(_epoch_seed(seed, epoch))
@@ -144,16 +144,15 @@ def fit(
                 for group in optimiser.param_groups:
                     group["lr"] = lr * rate(epoch * steps + step)
                 batch = images[rows.numpy()]
-                inputs = (
-                    augmented(batch, device, strength=augment_strength, random_erasing=random_erasing)
-                    if augment
-                    else to_device(batch, device)
-                )
+                if augment:
+                    inputs = augmented(batch, device, strength=augment_strength, random_erasing=random_erasing)
+                else:
+                    inputs = to_device(batch, device)
                 wanted = torch.tensor(labels[rows.numpy()], device=device)
                 losses = objective(net, inputs, wanted, (epoch * steps + step) / (epochs * steps))
                 for loss, logits in _under(autocast, losses):  # noqa: B007  # the last ones are counted below
                     optimiser.zero_grad(set_to_none=True)
-                    (loss + further.loss(rows) if further else loss).backward()
+                    (loss + heads.loss(rows) if heads else loss).backward()
                     optimiser.step()
                 if averaged:
                     averaged.update_parameters(net)
@@ -291,7 +290,7 @@ def _autocast(precision: str, device: torch.device) -> Callable[[], AbstractCont
     return nullcontext
 
 
-def _further(
+def _auxiliary_heads(
     net: nn.Module, labels: Mapping[str, np.ndarray] | None, seed: int, device: torch.device
 ) -> AuxiliaryHeads | None:
     if not labels:

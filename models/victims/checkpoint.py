@@ -3,22 +3,21 @@
 import hashlib
 import json
 import os
-import platform
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import nn
 
-from dxray.models.nets import MODELS, build
+from dxray.models.errors import InputError
+from dxray.models.nets import MODELS, build, parameters_of
+from dxray.models.versions import versions
 
-FORMAT = "dxray checkpoint 1"
+FORMAT = "dxray checkpoint 2"
 WEIGHTS, CARD = "model.safetensors", "model.json"
 ROUND = "#round="  # RUN#round=3: the net of a round of `dxray retrain`
 
@@ -27,8 +26,8 @@ ROUND = "#round="  # RUN#round=3: the net of a round of `dxray retrain`
 Defend = Callable[..., nn.Module]
 
 
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be used; its text is one sentence: what came, what was expected, what to do."""
+class CheckpointError(InputError):
+    """A checkpoint that cannot be used."""
 
 
 @dataclass
@@ -37,13 +36,15 @@ class ModelCard:
 
     Attributes:
         net: its name in `MODELS`.
-        parameters: the keyword arguments that were given to it, without `classes`, `channels` and `size`.
+        parameters: its keyword arguments, without `classes`, `channels` and `size`; those of a net in `MODELS` that
+            are not given become its defaults, so that a saved net does not depend on them later.
         classes: names of the classes, in the order of the logits.
         channels: 1 (grey) or 3 (RGB).
         size: height and width in pixels.
         trained: what made the weights: data, seed, epochs, accuracies, recipe.
         versions: of the software that wrote it.
-        defence: where the net is behind one, its `name` and `parameters`; the weights are then those of both.
+        defence: where the net is behind one, its `name` and all its `parameters`, as `defenses.parse` gives them; the
+            weights are then those of both.
         sha256: of the weights file together with the architecture; filled in by `save` and checked by `load`.
     """
 
@@ -56,6 +57,10 @@ class ModelCard:
     versions: dict[str, str] = field(default_factory=dict)
     defence: dict[str, Any] = field(default_factory=dict)
     sha256: str = ""
+
+    def __post_init__(self) -> None:
+        if self.net in MODELS:
+            self.parameters = parameters_of(self.net) | self.parameters
 
     def build(self, defend: Defend | None = None) -> nn.Module:
         """A net of this architecture, with freshly drawn weights; ValueError where it needs a `defend` and has none."""
@@ -72,15 +77,6 @@ class ModelCard:
         architecture: list[Any] = [self.net, self.parameters, list(self.classes), self.channels, list(self.size)]
         architecture += [self.defence] if self.defence else []
         return hashlib.sha256(json.dumps(architecture, sort_keys=True).encode() + b"\0" + weights).hexdigest()
-
-
-def versions() -> dict[str, str]:
-    """The versions that a result depends on."""
-    try:
-        own = version("dxray")
-    except PackageNotFoundError:  # used from a folder, not installed
-        own = "unknown"
-    return {"dxray": own, "torch": str(torch.__version__), "python": platform.python_version()}
 
 
 def save(net: nn.Module, card: ModelCard, directory: Path | str) -> ModelCard:
@@ -183,15 +179,18 @@ def _parse_card(content: bytes) -> ModelCard:
         read = json.loads(content)
         if read.pop("format") != FORMAT:
             raise CheckpointError(f"{CARD} is of another format than '{FORMAT}'; train the net again")
+        if (net := read["net"]) not in MODELS:
+            raise CheckpointError(f"{CARD} asks for a net called '{net}'; known are: {', '.join(MODELS)}")
+        # Not filled in: the defaults of today need not be those of the day on which the net was saved.
+        if missing := parameters_of(net).keys() - read["parameters"].keys():
+            said = ", ".join(sorted(missing))
+            raise CheckpointError(f"{CARD} does not say the {said} of its {net}; copy it again, or train the net again")
         del read["parameter_count"]
-        card = ModelCard(**read | {"classes": tuple(read["classes"]), "size": tuple(read["size"])})
+        return ModelCard(**read | {"classes": tuple(read["classes"]), "size": tuple(read["size"])})
     except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, KeyError, TypeError) as wrong:
         raise CheckpointError(
             f"{CARD} is damaged or is not a net's card ({wrong}); train or copy the net again"
         ) from None
-    if card.net not in MODELS:
-        raise CheckpointError(f"{CARD} asks for a net called '{card.net}'; known are: {', '.join(MODELS)}")
-    return card
 
 
 def _replace(path: Path, content: bytes) -> None:

@@ -2,7 +2,7 @@
 
 All become one pair: a net that takes [0, 1] pixels and gives logits, and a `ModelCard` whose `net` is the format.
 A TorchScript file does not say what images it takes: a side file of its name (`net.json` beside `net.pt`) says it,
-{"classes": ["male", "female"], "channels": 1, "size": [48, 48]}. What the side file leaves out is found by trial, and
+{"classes": ["male", "female"], "channels": 1, "size": [48, 48]}. What the side file leaves out is found by trying, and
 refused where more than one answer is possible.
 """
 
@@ -20,8 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dxray.models.versions import versions
 from dxray.models.victims import checkpoint
-from dxray.models.victims.checkpoint import CARD, WEIGHTS, CheckpointError, Defend, ModelCard, versions
+from dxray.models.victims.checkpoint import CARD, WEIGHTS, CheckpointError, Defend, ModelCard
 from dxray.models.victims.torch_export import Exported, row_by_row
 
 FORMAT = "dxray victim 1"

@@ -59,8 +59,10 @@ def list_inputs(places: Sequence[str | Path], *, classes: Sequence[str], labels:
             its column `gender` or `label`.
 
     Raises:
-        UserError: a place does not exist or cannot be listed, holds no image, or none was given.
+        UserError: a place does not exist or cannot be listed, holds no image, or none was given; `labels` is unknown.
     """
+    if labels not in LABELS:
+        raise UserError(f"labels come from no '{labels}'; known are: {', '.join(LABELS)}")
     if not places:
         raise UserError("no image was given; name one or more files or folders")
     given = list(dict.fromkeys(map(absolute, places)))

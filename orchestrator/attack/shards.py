@@ -20,20 +20,20 @@ from torch import Tensor, nn
 from dxray.attacks import STREAMS, find
 from dxray.attacks.engine.lattice import from_levels, to_uint8
 from dxray.attacks.engine.query import Answers, Query
-from dxray.attacks.engine.scoring import amplify, score
+from dxray.attacks.engine.scoring import score
 from dxray.attacks.engine.stream import Group, Stream
 from dxray.defenses.victim import restore
-from dxray.models.data.images import decode, encode_png, one_line, quiet_pillow
+from dxray.models.data.images import one_line
 from dxray.models.victims.checkpoint import ModelCard
 from dxray.orchestrator.attack.decoding import Content, contents
 from dxray.orchestrator.attack.inputs import Input
+from dxray.orchestrator.attack.triples import save_triples
 from dxray.orchestrator.runs.buckets import Place
-from dxray.orchestrator.runs.store import TRIPLE, write_image, write_part, write_table
+from dxray.orchestrator.runs.store import TRIPLE, write_part, write_table
 from dxray.orchestrator.runs.timing import timed
 
 STAGES = ("decode", "attack", "save", "score", "store")  # of a shard, each with its seconds in timing/
 FIXED = ("torch.export", "torchscript")  # nets that stay where they were loaded
-SHORT = {"original": "ori", "modified": "mod", "amplified": "amp"}
 
 
 @dataclass(frozen=True)
@@ -224,7 +224,10 @@ class Shards:
     def _fill_in(self, work: Work, clock: dict[str, float], aims: Aims, modified: Tensor, answers: Answers) -> None:
         """Save what was found, and fill in the rows with what the saved images do."""
         with timed(clock, "save"):
-            saved = _saved(self._job, work, modified)
+            names = [self._job.name or triple for triple in work.triples]
+            saved = save_triples(
+                self._job.out, names, work.rows, work.originals, modified, png=self._job.png, raw=self._job.raw
+            )
         try:
             with timed(clock, "score"):
                 _score(self._net, self._job, work.rows, saved, aims, answers)
@@ -343,35 +346,6 @@ def _logits(net: nn.Module, saved: Tensor, answers: Answers) -> Tensor:
         for i, answer in zip(rows.tolist(), asked.tolist(), strict=True):
             said[i] = answer
     return torch.tensor(said)
-
-
-def _saved(job: Job, work: Work, modified: Tensor) -> tuple[Tensor, Tensor]:
-    """Save the three images of each row; returns original and modified as they were read back from what was saved."""
-    triple = {"original": work.originals, "modified": modified, "amplified": amplify(work.originals, modified)}
-    images = {name: pictures.numpy() for name, pictures in triple.items()}
-    read_back: dict[str, list[np.ndarray]] = {name: [] for name in TRIPLE}
-    with quiet_pillow():  # or it is told anew for every image
-        for i, (row, called) in enumerate(zip(work.rows, work.triples, strict=True)):
-            for name, place in _places(job.name or called).items():
-                picture = images[name][i]
-                content = encode_png(picture)
-                row[name] = {"bytes": content, "path": place}
-                path = job.out / place
-                if job.png:
-                    write_image(path, content)
-                if job.raw:
-                    write_image(path.with_suffix(".raw"), picture.tobytes())
-                if name != "amplified":  # which is for people to see
-                    saved = path.read_bytes() if job.png else content
-                    read_back[name].append(decode(saved, size=picture.shape[1:], channels=picture.shape[0]))
-    return torch.from_numpy(np.stack(read_back["original"])), torch.from_numpy(np.stack(read_back["modified"]))
-
-
-def _places(triple: str) -> dict[str, str]:
-    """`triples/sub/adv_face_mod.png`, always below the run's folder, for the modified image of `sub/face.jpg`."""
-    *folders, face = [part for part in triple.split("/") if part not in ("", ".", "..")] or ["_"]
-    folder = "/".join(["triples", *folders])
-    return {name: f"{folder}/adv_{face}_{SHORT[name]}.png" for name in TRIPLE}
 
 
 def _score(

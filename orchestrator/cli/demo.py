@@ -1,33 +1,40 @@
-"""`dxray demo`: the whole story in a few minutes, on drawn faces: sweep, attack a folder, verify, one picture."""
+"""The verb `dxray demo`: the whole story on drawn faces: sweep, attack a folder, verify, one picture."""
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from dxray.models.data.faces import Faces, read
-from dxray.models.data.images import encode_png
-from dxray.orchestrator.attack.attack import AttackConfig, attack
-from dxray.orchestrator.console import Console
+from dxray.orchestrator.cli.options import Address, Folder, Json, Seed
 from dxray.orchestrator.errors import UserError
-from dxray.orchestrator.ray.session import connected
-from dxray.orchestrator.reports.attack_report import show_attack, show_verified
-from dxray.orchestrator.reports.show import show
-from dxray.orchestrator.reports.trial_table import show_table
-from dxray.orchestrator.reports.verify import verify
-from dxray.orchestrator.runs.store import writable_folder, write_image
-from dxray.orchestrator.sweep.sweep import SweepConfig, sweep
+
+if TYPE_CHECKING:
+    from dxray.models.data.faces import Faces
 
 FACES = 6_000
 ATTACKED = 64
 GRID: dict[str, list[Any]] = {"net": ["densenet", "convnet"], "filters": [8, 16], "epochs": [5], "batch_norm": [True]}
 
 
-def demo(out: Path, console: Console, *, seed: int = 0, address: str | None = None) -> dict[str, Any]:
-    """Run it all in `out`; returns what each step returned.
+def demo(*, out: Folder = Path("runs/demo"), seed: Seed = 0, address: Address = None, json: Json = False) -> int:
+    """Tell the whole story on synthetic faces, in a few minutes.
 
-    Raises:
-        UserError: `out` is not empty or cannot be written to.
+    $ dxray demo --out runs/demo
+
+    Args:
+        out: folder for the results, empty or not yet there
     """
+    from dxray.models.data.faces import read
+    from dxray.orchestrator.attack.attack import AttackConfig, attack
+    from dxray.orchestrator.console import Console
+    from dxray.orchestrator.ray.session import connected
+    from dxray.orchestrator.reports.attack_report import show_attack, show_verified
+    from dxray.orchestrator.reports.show import show
+    from dxray.orchestrator.reports.trial_table import show_table
+    from dxray.orchestrator.reports.verify import verify
+    from dxray.orchestrator.runs.store import writable_folder
+    from dxray.orchestrator.sweep.sweep import SweepConfig, sweep
+
+    console = Console(as_json=json)
     out = writable_folder(out, "the demo's results")
     if any(out.iterdir()):
         raise UserError(f"'{out}' is not empty; choose another folder with --out, or delete it to see the demo again")
@@ -71,11 +78,15 @@ def demo(out: Path, console: Console, *, seed: int = 0, address: str | None = No
     )
     if sheet:
         console.say(f"the picture: {sheet}")
-    return {"out": str(out), "sweep": swept, "attack": attacked, "verified": verified, "contact_sheet": sheet}
+    console.result({"out": str(out), "sweep": swept, "attack": attacked, "verified": verified, "contact_sheet": sheet})
+    return 0 if verified["success"] else 1
 
 
-def _folder_of_faces(faces: Faces, folder: Path) -> Path:
+def _folder_of_faces(faces: "Faces", folder: Path) -> Path:
     """The first `ATTACKED` faces as PNG files, in a folder for each class."""
+    from dxray.models.data.images import encode_png
+    from dxray.orchestrator.runs.store import write_image
+
     for image, label, name in list(zip(faces.images, faces.labels, faces.names, strict=True))[:ATTACKED]:
         write_image(folder / faces.classes[label] / f"{name.replace('/', '_')}.png", encode_png(image))
     return folder

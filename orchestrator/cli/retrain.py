@@ -1,201 +1,223 @@
 """The verb `dxray retrain`: its options, what it prints, and which of its five ways to be called is meant."""
 
-import argparse
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from dxray.orchestrator.console import Console
+from cyclopts import Group, Parameter
+from cyclopts.validators import mutually_exclusive
+
+from dxray.orchestrator.cli.options import (
+    DATA,
+    NET,
+    RULES,
+    RUN,
+    SCHEDULE,
+    TRAINING,
+    WAYS,
+    Address,
+    Budget,
+    Json,
+    Label,
+    PathText,
+    Place,
+    Seed,
+    Source,
+    Whole,
+    given,
+    must_leave_out,
+)
 from dxray.orchestrator.errors import Busy, UserError
-from dxray.orchestrator.runs.places import must_leave_out, place
 
 if TYPE_CHECKING:
+    from dxray.orchestrator.hardening.retrain import RetrainConfig
     from dxray.orchestrator.hardening.schedule import Schedule
 
-EXAMPLE = "dxray retrain --data utkface:faces/ --model runs/sweep --rounds 4 --out runs/retrain"
-OUT = Path("runs/retrain")
-RULES = ("rounds", "min_changed", "min_distance", "patience", "max_images", "max_seconds")
-ASKED = ("data", "model", "label", "method", "norm", "eps", "within", "epochs", "lr", "batch_size")
-FACES = ("held_out", "attack_faces")
+WHEN = Group(validator=mutually_exclusive)
 
 
-def add_options(made: argparse.ArgumentParser) -> None:
-    """The options of the verb, without those that all verbs have."""
-    made.add_argument("--data", metavar="SOURCE", help="labelled faces, as for sweep (synthetic)")
-    made.add_argument("--label", metavar="COLUMN", help="the column that holds the labels (parquet:, hf:)")
-    made.add_argument("--model", metavar="PATH", help="the net to begin with: a checkpoint, or a sweep's folder")
-    ways = made.add_mutually_exclusive_group()
-    ways.add_argument("--resume", type=place, metavar="RUN", help="go on with the stopped run in RUN")
-    ways.add_argument(
-        "--update", type=place, metavar="RUN", help="take in what is new in the source of RUN, and retrain; or say so"
-    )
-    ways.add_argument("--show", type=place, metavar="RUN", help="the rounds of RUN, while it runs too")
-    ways.add_argument("--rollback", type=place, metavar="RUN", help="put the net in use again that was before")
-    made.add_argument("--to-round", type=int, metavar="N", help="with --rollback: the net of this round")
-    when = made.add_mutually_exclusive_group()
-    when.add_argument("--every", metavar="TIME", help="stay, and look for new faces every 24h, 90m, 7d, ...")
-    when.add_argument("--cron", metavar="EXPR", help="the same at these times: '0 3 * * 1' is Mondays at three")
-    method = made.add_argument_group("how")
-    method.add_argument(
-        "--method",
-        metavar="NAME",
-        help="rounds: attack, then learn from what fooled; fgsm, nfgsm, pgd, free, trades: in each batch (rounds)",
-    )
-    method.add_argument("--attack", nargs="+", metavar="NAME", help="of the rounds, as for attack (dx)")
-    method.add_argument("--attack-faces", type=int, metavar="N", help="so many training faces in each round (all)")
-    method.add_argument("--norm", help="of these attacks: l2, linf, l1, l0 (that of each)")
-    method.add_argument("--eps", type=budget, help="Linf budget of attacks, methods and judges (2/255; methods 8/255)")
-    method.add_argument("--epochs", type=int, help="of the training in a round (3; of the methods 12)")
-    method.add_argument("--lr", type=float, help="highest learning rate (0.001; of the methods 0.003)")
-    method.add_argument("--batch-size", type=int, help="(64)")
-    method.add_argument("--from-scratch", action="store_true", help="each round's net begins with random weights")
-    method.add_argument("--held-out", type=int, metavar="N", help="validation faces that each net is judged on (500)")
-    method.add_argument("--within", type=float, metavar="L2", help="share of faces fooled within this is told (0.25)")
-    rules = made.add_argument_group("when to stop: the first that fires")
-    rules.add_argument("--rounds", type=int, metavar="N", help="after N rounds (5)")
-    rules.add_argument("--patience", type=int, metavar="N", help="robust accuracy has not risen for N rounds (3)")
-    rules.add_argument("--min-changed", type=float, metavar="X", help="share of answers that change (0.002), and ...")
-    rules.add_argument("--min-distance", type=float, metavar="X", help="... of the weights' length (0.01) at most")
-    rules.add_argument("--max-images", type=int, metavar="N", help="attacked or learnt from, each time counted")
-    rules.add_argument("--max-seconds", type=float, metavar="S", help="of work")
-    use = made.add_argument_group("which net is in use (RUN/current), and new faces")
-    use.add_argument(
-        "--max-clean-drop", type=float, metavar="X", help="a net that costs so much clean accuracy is not (0.02)"
-    )
-    use.add_argument("--label-by", metavar="MODEL", help="new faces without a label get that of this net, marked")
+@Parameter(name="*", group=TRAINING)
+@dataclass(frozen=True)
+class Training:
+    method: Annotated[
+        str,
+        Parameter(
+            metavar="NAME",
+            help="rounds: attack, then learn from what fooled; fgsm, nfgsm, pgd, free, trades: in each batch",
+        ),
+    ] = "rounds"
+    attack: Annotated[list[str] | None, Parameter(metavar="NAME...", show_default="dx")] = None
+    """of the rounds, as for attack"""
+    attack_faces: Annotated[Whole | None, Parameter(metavar="N", show_default="all")] = None
+    """so many training faces in each round"""
+    norm: Annotated[Literal["l2", "linf", "l1", "l0"] | None, Parameter(show_default="that of each")] = None
+    """of these attacks"""
+    eps: Annotated[Budget | None, Parameter(show_default="2/255; of the methods 8/255")] = None
+    """Linf budget of attacks, methods and judges"""
+    epochs: Annotated[Whole | None, Parameter(show_default="3; of the methods 12")] = None
+    """of the training in a round"""
+    lr: Annotated[float | None, Parameter(show_default="0.001; of the methods 0.003")] = None
+    """highest learning rate"""
+    batch_size: Whole = 64
+    """images in a step"""
+    from_scratch: bool = False
+    """each round's net begins with random weights"""
+    held_out: Annotated[Whole, Parameter(metavar="N")] = 500
+    """validation faces that each net is judged on"""
+    within: Annotated[float, Parameter(metavar="L2")] = 0.25
+    """the share of faces that are fooled within this distance is told"""
 
 
-def run(options: argparse.Namespace, console: Console) -> int:
-    from dxray.orchestrator.hardening.retrain import rollback
+@Parameter(name="*", group=RULES)
+@dataclass(frozen=True)
+class StopRules:
+    rounds: Annotated[Whole | None, Parameter(metavar="N", show_default="5; of the methods 1")] = None
+    """after N rounds"""
+    patience: Annotated[Whole, Parameter(metavar="N")] = 3
+    """robust accuracy has not risen for N rounds"""
+    min_changed: Annotated[float, Parameter(metavar="X")] = 0.002
+    """at most this share of the answers has changed, and ..."""
+    min_distance: Annotated[float, Parameter(metavar="X")] = 0.01
+    """... the weights have moved by at most this share of their length"""
+    max_images: Annotated[Whole | None, Parameter(metavar="N")] = None
+    """so many were attacked or learnt from, each time counted"""
+    max_seconds: Annotated[float | None, Parameter(metavar="SECONDS")] = None
+    """so long was worked"""
 
-    _must_fit_together(options)
-    if options.rollback:
-        console.result(rollback(options.rollback, console, to_round=options.to_round))
-        return 0
-    schedule = _schedule(options)  # first of all: a slip in it is not to be told after hours of work
-    if not (schedule and options.update):
-        console.result(_once(options, console))
+
+@Parameter(name="*", group=SCHEDULE)
+@dataclass(frozen=True)
+class Times:
+    every: Annotated[str | None, Parameter(group=(SCHEDULE, WHEN), metavar="TIME")] = None
+    """stay, and look for new faces every 24h, 90m, 7d, ..."""
+    cron: Annotated[str | None, Parameter(group=(SCHEDULE, WHEN), metavar="EXPR")] = None
+    """the same at these times: '0 3 * * 1' is Mondays at three"""
+
+
+def check_retrain(**options: Any) -> None:
+    """UserError where options do not go together."""
+    if "to_round" in options and "rollback" not in options:
+        raise UserError("--to-round goes with --rollback RUN; to attack the net of a round give --model RUN#round=N")
+    if "times" in options and options.keys() & {"show", "rollback"}:
+        raise UserError("--every and --cron go with a retraining or --update; leave them out")
+    if named := [options[way] for way in ("resume", "update", "show", "rollback") if way in options]:
+        free = {"resume", "update", "show", "rollback", "to_round", "every", "cron", "json", "address"}
+        if "update" in options or "times" in options:  # these look for new faces, which it may label
+            free.add("label_by")
+        must_leave_out(options, f"'{named[0]}' holds what the run was begun with", but=free)
+
+
+def retrain(
+    *,
+    data: Source = "synthetic",
+    label: Label = None,
+    model: Annotated[PathText | None, Parameter(group=NET, metavar="NET")] = None,
+    training: Training = Training(),
+    rules: StopRules = StopRules(),
+    max_clean_drop: Annotated[float, Parameter(group=NET, metavar="X")] = 0.02,
+    label_by: Annotated[PathText | None, Parameter(group=DATA, metavar="NET")] = None,
+    times: Times = Times(),
+    out: Place = Path("runs/retrain"),
+    resume: Annotated[Place | None, Parameter(group=(RUN, WAYS), metavar="RUN")] = None,
+    update: Annotated[Place | None, Parameter(group=(RUN, WAYS), metavar="RUN")] = None,
+    show: Annotated[Place | None, Parameter(group=(RUN, WAYS), metavar="RUN")] = None,
+    rollback: Annotated[Place | None, Parameter(group=(RUN, WAYS), metavar="RUN")] = None,
+    to_round: Annotated[Whole | None, Parameter(metavar="N")] = None,
+    seed: Seed = 0,
+    address: Address = None,
+    json: Json = False,
+) -> None:
+    """Harden a net in rounds of attack and training; take in new faces.
+
+    $ dxray retrain --data utkface:faces/ --model runs/sweep --rounds 4
+    $ dxray retrain --update runs/retrain --every 24h
+    $ dxray retrain --rollback runs/retrain
+
+    Args:
+        data: labelled faces, as for sweep
+        model: the net to begin with: a checkpoint, or a sweep's folder
+        max_clean_drop: a net that costs so much clean accuracy is not put in use
+        label_by: new faces without a label get that of this net, marked
+        out: folder for the results
+        resume: go on with the stopped run in RUN
+        update: take in what is new in the source of RUN, and retrain; or say that nothing is
+        show: the rounds of RUN, while it runs too
+        rollback: put the net in use again that was before
+        to_round: with --rollback: the net of this round
+    """
+    from dxray.orchestrator.console import Console
+    from dxray.orchestrator.hardening import retrain as runs
+    from dxray.orchestrator.hardening.schedule import keep
+    from dxray.orchestrator.reports.rounds_table import show_rounds
+
+    console = Console(as_json=json)
+    if rollback:
+        console.result(runs.rollback(rollback, console, to_round=to_round))
+        return
+    schedule = _schedule(times)  # first of all: a slip in it is not to be told after hours of work
+    if not (update and schedule):
+        if show:
+            result = runs.result_of(show)
+        elif update:
+            try:
+                result = runs.update(update, console, label_by=label_by, address=address)
+            except Busy as wrong:
+                # Begun by cron while the one before still works: no fault, and nobody is to be woken by it.
+                console.say(f"{wrong}; nothing is done this time")
+                console.result({"out": str(update), "busy": True})
+                return
+        elif resume:
+            result = runs.resume(resume, console, address=address)
+        else:
+            config = _config(data, label, model, training, rules, max_clean_drop, label_by, seed)
+            result = runs.retrain(config, out, console, address=address)
+        show_rounds(result, console)
+        console.result(result)
     if schedule:
-        _keep(options, schedule, console)
-    return 0
+        run = (update or resume or out).expanduser().absolute()
+        runs.recorded(run)
+        keep(run, schedule, lambda: runs.update(run, console, label_by=label_by, address=address), console)
 
 
-def _schedule(options: argparse.Namespace) -> "Schedule | None":
-    if not options.every and not options.cron:
-        return None
+def _schedule(times: Times) -> "Schedule | None":
     from dxray.orchestrator.hardening.schedule import cron, every
 
-    if options.show or options.rollback:
-        raise UserError("--every and --cron go with a retraining or --update; leave them out")
-    return cron(options.cron) if options.cron else every(options.every)
+    if times.cron:
+        return cron(times.cron)
+    return every(times.every) if times.every else None
 
 
-def _once(options: argparse.Namespace, console: Console) -> dict[str, Any]:
-    from dxray.orchestrator.hardening.retrain import result_of, resume, retrain, update
-
-    if options.show:
-        result = result_of(options.show)
-    elif options.update:
-        try:
-            result = update(options.update, console, label_by=options.label_by, address=options.address)
-        except Busy as wrong:
-            # Begun by cron while the one before still works: no fault, and nobody is to be woken by it.
-            console.say(f"{wrong}; nothing is done this time")
-            return {"out": str(options.update), "busy": True}
-    elif options.resume:
-        result = resume(options.resume, console, address=options.address)
-    else:
-        result = retrain(_config(options), options.out or OUT, console, address=options.address)
-    show(result, console)
-    return result
-
-
-def _keep(options: argparse.Namespace, schedule: "Schedule", console: Console) -> None:
-    """Look for new faces on the schedule, for ever."""
-    from dxray.orchestrator.hardening.retrain import recorded, update
-    from dxray.orchestrator.hardening.schedule import keep
-
-    run = (options.update or options.resume or options.out or OUT).expanduser().absolute()
-    recorded(run)
-    keep(run, schedule, lambda: update(run, console, label_by=options.label_by, address=options.address), console)
-
-
-def _must_fit_together(options: argparse.Namespace) -> None:
-    if options.to_round is not None and not options.rollback:
-        raise UserError("--to-round goes with --rollback RUN; to attack the net of a round give --model RUN#round=N")
-    named = options.resume or options.update or options.show or options.rollback
-    if named:
-        free = {"resume", "update", "show", "rollback", "to_round", "every", "cron", "json", "address"}
-        if options.update or options.every or options.cron:  # these look for new faces, which it may label
-            free.add("label_by")
-        must_leave_out(options, f"'{named}' holds what the run was begun with", but=free)
-
-
-def show(result: dict[str, Any], console: Console) -> None:
-    """A line for each round, in percent."""
-    columns = {
-        "generation": "gen.",
-        "round": "round",
-        "attacked": "attacked",
-        "fooled": "joined",
-        "train_images": "learnt from",
-        "validation_accuracy": "clean",
-        "robust_accuracy": "robust",
-        "fooled_within": "fooled within",
-        "changed": "changed",
-        "weight_distance": "weights moved",
-    }
-    rows = result["rounds"]
-    if not rows:
-        return
-    first = rows[0]
-    console.table(
-        f"judged on {first['held_out']:,} validation faces: robust: right after apgd and square at Linf "
-        f"{first['eps'] * 255:g}/255; fooled within: by dx in L2 {first['within']:g}, of those it had right",
-        ["", *columns.values()],
-        [["*" if row["round"] == result["current"] else "", *(_cell(row[name]) for name in columns)] for row in rows],
-    )
-    console.say(f"* in use: {result['out']}/current; any other: --model '{result['out']}#round=N'")
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.1%}"
-    return "-" if value is None else f"{value:,}"
-
-
-def _config(options: argparse.Namespace) -> Any:
+def _config(
+    data: str,
+    label: str | None,
+    model: str | None,
+    training: Training,
+    rules: StopRules,
+    max_clean_drop: float,
+    label_by: str | None,
+    seed: int,
+) -> "RetrainConfig":
     from dxray.orchestrator.hardening.retrain import RetrainConfig
     from dxray.orchestrator.hardening.round_training import ROUNDS
     from dxray.orchestrator.hardening.stop_rules import Rules
 
-    if not options.model:
+    if not model:
         raise UserError("a retraining needs --model: the net to begin with, a checkpoint or a sweep's folder")
-    given = {name: value for name in (*ASKED, *FACES) if (value := getattr(options, name)) is not None}
-    rules = {name: value for name in RULES if (value := getattr(options, name)) is not None}
-    if given.get("method", ROUNDS) != ROUNDS:
-        if options.attack:
-            raise UserError(f"--method {options.method} attacks in each batch by itself; leave --attack out")
-        rules.setdefault("rounds", 1)
-    for name, value in (("attacks", options.attack), ("max_clean_drop", options.max_clean_drop)):
-        if value is not None:
-            given[name] = value
+    asked, stop = given(training), given(rules)
+    if "attack" in asked:
+        asked["attacks"] = asked.pop("attack")
+    if training.method != ROUNDS:
+        if training.attack:
+            raise UserError(f"--method {training.method} attacks in each batch by itself; leave --attack out")
+        stop.setdefault("rounds", 1)
     return RetrainConfig(
-        **given,
-        data_seed=options.seed,
-        seed=options.seed,
-        from_scratch=options.from_scratch,
-        label_by=options.label_by,
-        rules=Rules(**rules),
+        data=data,
+        model=model,
+        label=label,
+        data_seed=seed,
+        max_clean_drop=max_clean_drop,
+        label_by=label_by,
+        seed=seed,
+        rules=Rules(**stop),
+        **asked,
     )
-
-
-def budget(text: str) -> float:
-    """`0.03`, or `8/255`."""
-    above, slash, below = text.partition("/")
-    try:
-        return float(above) / float(below) if slash else float(above)
-    except ZeroDivisionError:
-        raise ValueError(text) from None
-
-
-budget.__name__ = "number"  # what argparse calls it

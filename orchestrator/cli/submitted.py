@@ -8,11 +8,12 @@ import json
 import os
 import sys
 import time
-from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from cyclopts import CycloptsError
 
 from dxray.orchestrator.attack.inputs import absolute
 from dxray.orchestrator.cli import app
@@ -37,21 +38,23 @@ def run(verb: str, arguments: Sequence[str]) -> int:
 
 def _run(verb: str, arguments: list[str]) -> int:
     try:
-        options = app.parser().parse_args([verb, *arguments])
-    except SystemExit as left:
-        if left.code:
-            sys.stderr.write(
-                "dxray: `ray submit` takes the quotes off what stands behind `--`; quote an argument that has spaces "
-                "or quotes of its own twice, as in --data '\"folder:my faces\"', or use `dxray submit`\n"
-            )
-        raise
-    if any(getattr(options, name, None) for name in ("show", "list_presets", "rollback")):
-        return app.main([verb, *arguments])  # needs no cluster
-    address = options.address or "auto"
-    named = options.resume or getattr(options, "update", None)
-    out = (named or options.out or _runs() / verb).expanduser().absolute()
-    readable = readable_places(getattr(options, "paths", ()))
-    with connected(address), _gathered(Console(as_json=options.json)), joined(out, address, readable=readable):
+        asked, bound = app.parsed([verb, *arguments])
+    except CycloptsError as wrong:
+        code = app.refused(wrong)
+        sys.stderr.write(
+            "dxray: `ray submit` takes the quotes off what stands behind `--`; quote an argument that has spaces "
+            "or quotes of its own twice, as in --data '\"folder:my faces\"', or use `dxray submit`\n"
+        )
+        return code
+    options = bound.arguments
+    if asked.__name__ != verb or options.keys() & {"show", "list_presets", "rollback"}:
+        return app.main([verb, *arguments])  # this, or --help, needs no cluster
+    address = options.get("address") or "auto"
+    named = options.get("resume") or options.get("update")
+    out = (named or options.get("out") or _runs() / verb).expanduser().absolute()
+    readable = readable_places(options.get("paths", ()))
+    console = Console(as_json=options.get("json", False))
+    with connected(address), _gathered(console), joined(out, address, readable=readable):
         command = _command(options, verb, arguments, out) if named is None else [verb, *arguments]
         return app.main([*command, "--address", address])
 
@@ -72,7 +75,7 @@ def _runs() -> Place:
     return place(os.environ.get(RUNS) or "~/dxray/runs").expanduser()
 
 
-def _command(options: Namespace, verb: str, arguments: list[str], out: Place) -> list[str]:
+def _command(options: Mapping[str, Any], verb: str, arguments: list[str], out: Place) -> list[str]:
     """The arguments of `dxray` that start the run in `out`, or go on with it where it was submitted before.
 
     Raises:
@@ -94,11 +97,13 @@ def _command(options: Namespace, verb: str, arguments: list[str], out: Place) ->
     return [verb, *arguments, "--out", str(out)]
 
 
-def _said_of_this_time(options: Namespace) -> list[str]:
+def _said_of_this_time(options: Mapping[str, Any]) -> list[str]:
     """What `--resume` does not take from the run, for it decides nothing of the results."""
-    words = [f"--{name}" for name in ("json", "strict") if getattr(options, name, False)]
-    share = getattr(options, "gpus_per_worker", None)
-    return words if share is None else [*words, "--gpus-per-worker", str(share)]
+    words = [f"--{name}" for name in ("json", "strict") if options.get(name)]
+    for name in ("workers", "gpus_per_worker"):
+        if name in options:
+            words += [f"--{name.replace('_', '-')}", str(options[name])]
+    return words
 
 
 @contextmanager

@@ -12,7 +12,8 @@ from typing import Any
 from dxray.defenses import defended
 from dxray.defenses.adversarial_training import METHODS
 from dxray.models.data.faces import FacesError
-from dxray.models.victims.checkpoint import CARD, WEIGHTS, ModelCard, load, net_of_round, read, versions
+from dxray.models.versions import versions
+from dxray.models.victims.checkpoint import CARD, WEIGHTS, ModelCard, load, net_of_round, read
 from dxray.orchestrator.console import Console
 from dxray.orchestrator.errors import FULL, Interrupted, UserError
 from dxray.orchestrator.hardening import promotion

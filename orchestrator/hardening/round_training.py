@@ -17,7 +17,7 @@ from torch import nn
 from dxray.attacks.fgsm import fgsm
 from dxray.attacks.pgd import pgd
 from dxray.defenses import defended
-from dxray.defenses.adversarial_training import adversarial, collapsed, guard
+from dxray.defenses.adversarial_training import adversarial, collapsed, guard, parameters_of
 from dxray.models.data.faces import SPLITS
 from dxray.models.training.train import fit, logits_of
 from dxray.models.victims.checkpoint import load, net_of_round, save
@@ -27,6 +27,7 @@ from dxray.orchestrator.ray.session import gpus, largest_node
 from dxray.orchestrator.runs.buckets import Place, files
 from dxray.orchestrator.runs.store import write_json
 from dxray.orchestrator.runs.working_copy import worked_in
+from dxray.orchestrator.sweep.grid import of_fit, training_defaults
 from dxray.orchestrator.sweep.trial import RESULT, STATE, reason_of
 from dxray.orchestrator.sweep.trial_process import Report, Unwritable, settled, unwritable
 
@@ -97,22 +98,22 @@ def fit_round(
     train, validation, test = (held(run, split, card) for split in ("train", "validation", "test"))
     joined = held_in(files(run, "rounds/*/joined.parquet"), card)
     history: list[dict[str, Any]] = []
+    training = training_of(recipe, number)
     if recipe.epochs:
         if recipe.from_scratch:
             torch.manual_seed(recipe.seed)
             net = card.build(defended)
+        objective = training["objective"]
         history = fit(
             net,
             np.concatenate([train.images, joined.images]),
             np.concatenate([train.labels, joined.labels]),
-            epochs=recipe.epochs,
-            lr=recipe.lr,
-            batch_size=recipe.batch_size,
-            seed=recipe.seed + number,
+            **of_fit(training),
+            objective=adversarial(**objective) if objective else None,
+            judge=_guard(recipe, validation) if objective else None,
+            seed=training["seed"],
             state=_folder(run, number) / STATE,
             on_epoch=on_epoch,
-            # Turning and zooming draw an image anew, and would blur the change that is to be learnt from.
-            **({"augment_strength": 0.0} if recipe.method == ROUNDS else _in_each_batch(recipe, validation)),
         )
     answers, before = (logits_of(one, validation.images).argmax(1).numpy() for one in (net, parent))
     measured = {
@@ -126,7 +127,8 @@ def fit_round(
         "weight_distance": weight_distance(net, parent),
         "collapsed_epoch": collapsed(history) if history and "strong_accuracy" in history[0] else None,
     }
-    card.trained = {"round": number, **asdict(recipe), **measured}
+    if recipe.epochs:  # else the weights are the parent's, and what is said of them stays true
+        card.trained = {"round": number, "recipe": asdict(recipe), "training": training, **measured}
     saved = save(net, card, net_of_round(run, number))
     return {**measured, "net_sha256": saved.sha256, "seconds": sum(row["seconds"] for row in history)}
 
@@ -141,16 +143,27 @@ def weight_distance(net: nn.Module, other: nn.Module) -> float:
     return (apart / sum(float(b.square().sum()) for _, b in pairs)) ** 0.5
 
 
-def _in_each_batch(recipe: Recipe, validation: Held) -> dict[str, Any]:
-    """How its nets are trained, with a guard: on validation faces that the nets are not judged on, if there are."""
+def training_of(recipe: Recipe, number: int) -> dict[str, Any]:
+    """Every parameter in effect in the training of a round: `fit`'s, and its `objective`'s as `adversarial` takes them.
+
+    The objective is None where it is the cross-entropy.
+    """
+    asked = {"epochs": recipe.epochs, "lr": recipe.lr, "batch_size": recipe.batch_size}
+    training = training_defaults() | asked | {"seed": recipe.seed + number, "objective": None}
+    if recipe.method == ROUNDS:
+        # Turning and zooming draw an image anew, and would blur the change that is to be learnt from.
+        return training | {"augment_strength": 0.0}
+    budget = {"eps": recipe.eps, "least": LEAST, "label_smoothing": training["label_smoothing"]}
+    return training | IN_EACH_BATCH | {"objective": {"method": recipe.method} | parameters_of(recipe.method) | budget}
+
+
+def _guard(recipe: Recipe, validation: Held) -> Callable[[nn.Module], dict[str, float]]:
+    """On validation faces that the nets are not judged on, if there are."""
     order = shuffled(validation)
     few = order[recipe.held_out :][:WATCHED] if len(order) > recipe.held_out else order[:WATCHED]
     weak = partial(fgsm, eps=recipe.eps, batch=64)
     strong = partial(pgd, eps=recipe.eps, steps=10, batch=64)
-    return IN_EACH_BATCH | {
-        "objective": adversarial(recipe.method, eps=recipe.eps, least=LEAST),
-        "judge": guard(validation.images[few], validation.labels[few], weak=weak, strong=strong),
-    }
+    return guard(validation.images[few], validation.labels[few], weak=weak, strong=strong)
 
 
 def _folder(run: Place, number: int) -> Any:

@@ -9,14 +9,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any, Protocol
 
-from dxray.models.data.faces import FacesError
-from dxray.models.victims.checkpoint import CheckpointError
+from dxray.models.errors import InputError
 from dxray.orchestrator.console import Console
 from dxray.orchestrator.errors import Busy, UserError
-from dxray.orchestrator.runs.store import locked, read_json, write_json
+from dxray.orchestrator.runs.buckets import Place
+from dxray.orchestrator.runs.store import locked, read_json, writable_folder, write_json
 
 STATE = "schedule.json"
 _LOOK = 60.0  # seconds: a machine that was asleep, or whose clock was set, is noticed so soon
@@ -59,8 +58,11 @@ class Every:
 
 @dataclass(frozen=True)
 class Cron:
-    """At the times of a cron expression, in this machine's own time: an hour that summer time skips or repeats counts
-    once."""
+    """At the times of a cron expression, in this machine's own time, as Debian's cron has it where clocks change.
+
+    A fixed time that is skipped comes as soon as the clock has moved on, one that is repeated comes once; of `*` and
+    `*/N` each real hour counts.
+    """
 
     expression: str
 
@@ -69,8 +71,12 @@ class Cron:
 
     def after(self, last: datetime) -> datetime:
         from cronsim import CronSim
+        from dateutil import tz
 
-        return next(CronSim(self.expression, last.astimezone().replace(tzinfo=None))).astimezone(UTC)
+        # The zone with its rules: `astimezone()` alone knows today's offset only.
+        times = CronSim(self.expression, last.astimezone(tz.gettz() or tz.tzlocal()))
+        # Begun within an hour that is repeated, CronSim 2.8 may name times of its first pass, which are over.
+        return next(due for due in (time.astimezone(UTC) for time in times) if due > last)
 
 
 def every(text: str) -> Every:
@@ -98,7 +104,7 @@ def cron(text: str) -> Cron:
 
 
 def keep(
-    run: Path, schedule: Schedule, work: Callable[[], Any], console: Console, *, clock: Clock | None = None
+    run: Place, schedule: Schedule, work: Callable[[], Any], console: Console, *, clock: Clock | None = None
 ) -> None:
     """Call `work` whenever the schedule says so, for ever; what a person can put right is told, and passed over.
 
@@ -106,8 +112,7 @@ def keep(
         Busy: another process keeps the schedule of this run.
     """
     clock = clock or SystemClock()
-    folder = run / "schedule"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = writable_folder(run / "schedule", "the schedule")
     with locked(folder):
         now = clock.now()
         if (folder / STATE).exists():
@@ -124,7 +129,7 @@ def keep(
                 work()
             except Busy as wrong:
                 failed = f"passed over: {wrong}"
-            except (UserError, FacesError, CheckpointError) as wrong:
+            except (UserError, InputError) as wrong:
                 failed = str(wrong)
             if failed:
                 console.say(f"this time: {failed}")
@@ -133,5 +138,5 @@ def keep(
             due = schedule.after(now)
 
 
-def _write(folder: Path, last: datetime, failed: str | None) -> None:
+def _write(folder: Place, last: datetime, failed: str | None) -> None:
     write_json(folder / STATE, {"last": last.isoformat(), "failed": failed})

@@ -19,7 +19,7 @@ class Rules:
     Attributes:
         rounds: so many.
         min_changed, min_distance: both the share of validation faces that a net answers otherwise than the one before,
-            and the distance of their weights (see `round_fit.fit_round`) are at most so large.
+            and the distance of their weights (see `round_training.fit_round`) are at most so large.
         patience: robust accuracy has not been higher than before for so many rounds.
         max_images: so many images were attacked or learnt from, each time counted. max_seconds: of work.
     """

@@ -4,7 +4,6 @@ A submitted script runs as a Ray job on the head, not under the ssh session as `
 terminal is closed, its arguments keep their quotes, and its exit code comes back.
 """
 
-import argparse
 import json
 import re
 import shlex
@@ -12,20 +11,13 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
 from dxray.orchestrator.console import Console
 from dxray.orchestrator.errors import Interrupted, UserError
 
-EXAMPLES = {
-    "up": "dxray up cluster/cluster.yaml",
-    "status": "dxray status cluster/cluster.yaml",
-    "submit": "dxray submit cluster/cluster.yaml cluster/sweep.py -- --preset laptop",
-    "fetch": "dxray fetch cluster/cluster.yaml sweep --out runs/sweep",
-    "down": "dxray down cluster/cluster.yaml",
-}
 SHIPPED = "192.0.2."  # addresses of cluster.yaml as it comes, which are nobody's (RFC 5737)
 _JOBS_AT = "http://127.0.0.1:8265"  # on the head: its dashboard listens there alone
 _MARK = "dxray-said:"
@@ -39,88 +31,81 @@ print('{_MARK}' + json.dumps([row for row in rows if row[0]]))
 _OVER = ("SUCCEEDED", "FAILED", "STOPPED")
 
 
-def add_verbs(verbs: Any) -> None:
-    """The parsers of these verbs, among those of `dxray`."""
-    made = _verb(verbs, "up", _up, "bring the machines of a cluster file up as one Ray cluster")
-    made.add_argument("--restart", action="store_true", help="where it runs: start Ray anew, which ends its jobs")
-    _verb(verbs, "status", _status, "say which machines have joined, and what became of the jobs")
-    made = _verb(verbs, "submit", _submit, "run a script on the cluster; it goes on when this terminal is closed")
-    made.add_argument("script", nargs="?", type=Path, metavar="SCRIPT.py", help="cluster/sweep.py or cluster/attack.py")
-    made.add_argument("arguments", nargs="*", metavar="-- ARGUMENT", help="of the script")
-    made.add_argument("--detach", action="store_true", help="do not wait for the job's end")
-    made.add_argument("--attach", metavar="JOB", help="show a job's output again from its start, and wait for its end")
-    made = _verb(verbs, "fetch", _fetch, "copy a run's folder from the cluster to this machine")
-    made.add_argument("run_name", metavar="RUN", help="below the folder that all machines share, or a whole path there")
-    made.add_argument("--out", type=Path, metavar="DIR", help="(runs/RUN)")
-    _verb(verbs, "down", _down, "end Ray on all machines of a cluster file")
+def up(cluster: Path, console: Console, *, restart: bool = False) -> dict[str, Any]:
+    """Bring the machines of a cluster file up; with `restart`, Ray is started anew where it runs, which ends its jobs.
 
-
-def _verb(verbs: Any, name: str, run: Callable[..., int], text: str) -> argparse.ArgumentParser:
-    made: argparse.ArgumentParser = verbs.add_parser(
-        name, help=text, description=text, epilog=f"example: {EXAMPLES[name]}"
-    )
-    made.set_defaults(run=run)
-    made.add_argument("--json", action="store_true", help="one JSON object on standard output, text on standard error")
-    made.add_argument("cluster", type=Path, metavar="CLUSTER.yaml", help="the cluster file")
-    return made
-
-
-def _up(options: argparse.Namespace, console: Console) -> int:
-    cluster, flags = options.cluster, ["--yes"]
+    Raises:
+        UserError: the file is not there or not edited, a program is missing that Ray calls, or Ray failed. So do all
+            that follow.
+    """
+    flags = ["--yes"]
     runs = _ray("exec", cluster, "ray status > /dev/null").returncode == 0
-    if runs and not options.restart:
+    if runs and not restart:
         console.say("the cluster runs already: its Ray and its jobs are left alone (--restart starts them anew)")
         flags.append("--no-restart")
     _own_token()
     if _ray("up", cluster, *flags, shown=sys.stderr).returncode:
         raise UserError("`ray up` failed; what it printed above says why")
     console.say(f"the head is up; the other machines join as they are ready: dxray status {cluster}")
-    console.result({"cluster": str(cluster), "restarted": not runs or options.restart})
-    return 0
+    return {"cluster": str(cluster), "restarted": not runs or restart}
 
 
-def _status(options: argparse.Namespace, console: Console) -> int:
-    said = _ray("exec", options.cluster, f"ray status && {_LIST_JOBS}")
+def status(cluster: Path, console: Console) -> dict[str, Any]:
+    """What Ray says of the machines that have joined, and the cluster's jobs."""
+    said = _ray("exec", cluster, f"ray status && {_LIST_JOBS}")
     report, marked, rest = said.stdout[max(0, said.stdout.find("======== ")) :].partition(_MARK)
     if not marked:
-        raise UserError(f"no Ray cluster runs on the head of '{options.cluster}'; start it: dxray up {options.cluster}")
+        raise UserError(f"no Ray cluster runs on the head of '{cluster}'; start it: dxray up {cluster}")
     console.say(report.strip())
     rows = json.loads(rest.splitlines()[0])
     jobs = [dict(zip(("job", "status", "exit_code", "entrypoint"), row, strict=True)) for row in rows]
     if jobs:
         console.table("jobs", ("job", "status", "exit code"), [list(job.values())[:3] for job in jobs])
-    console.result({"status": report.strip(), "jobs": jobs})
-    return 0
+    return {"status": report.strip(), "jobs": jobs}
 
 
-def _submit(options: argparse.Namespace, console: Console) -> int:
-    if bool(options.attach) == bool(options.script):
+def submit(
+    cluster: Path,
+    script: Path | None,
+    arguments: Sequence[str],
+    console: Console,
+    *,
+    detach: bool = False,
+    attach: str | None = None,
+) -> dict[str, Any]:
+    """Run `script` as a job, or `attach` to one of that name, and wait for its end unless it is to `detach` from it.
+
+    Raises:
+        Interrupted: Ctrl-C; the job goes on.
+    """
+    if script and not attach:
+        job = _start(cluster, script, arguments)
+    elif attach and not script:
+        job = attach
+    else:
         raise UserError("submit takes a script, or --attach with the name of a job, and not both")
-    job = options.attach or _start(options.cluster, options.script, options.arguments)
-    again = f"dxray submit {options.cluster} --attach {job}"
-    if options.detach:
+    again = f"dxray submit {cluster} --attach {job}"
+    if detach:
         console.say(f"job {job} runs on the cluster; see it by: {again}")
-        console.result({"job": job, "status": "RUNNING", "exit_code": None})
-        return 0
+        return {"job": job, "status": "RUNNING", "exit_code": None}
     try:
         follow = f"ray job logs --follow --address {_JOBS_AT} {shlex.quote(job)}"
-        _ray("exec", options.cluster, follow, shown=sys.stderr if options.json else sys.stdout)
+        _ray("exec", cluster, follow, shown=sys.stderr if console.as_json else sys.stdout)
     except KeyboardInterrupt:
         raise Interrupted(
-            f"no longer watched; job {job} goes on: {again}, or end it: ray exec {options.cluster} 'ray job stop {job}'"
+            f"no longer watched; job {job} goes on: {again}, or end it: ray exec {cluster} 'ray job stop {job}'"
         ) from None
-    found = {row[0]: row[1:] for row in _jobs(options.cluster)}
+    found = {row[0]: row[1:] for row in _jobs(cluster)}
     if job not in found:
-        raise UserError(f"the cluster knows no job '{job}'; its jobs are told by: dxray status {options.cluster}")
-    status, code, _ = found[job]
-    if status not in _OVER:
+        raise UserError(f"the cluster knows no job '{job}'; its jobs are told by: dxray status {cluster}")
+    ended, code, _ = found[job]
+    if ended not in _OVER:
         raise UserError(f"the line to job {job} was cut, and it goes on: {again}")
-    console.say(f"job {job}: {status.lower()}" + (f", exit code {code}" if code else ""))
-    console.result({"job": job, "status": status, "exit_code": code})
-    return int(code) if code is not None else int(status != "SUCCEEDED")
+    console.say(f"job {job}: {ended.lower()}" + (f", exit code {code}" if code else ""))
+    return {"job": job, "status": ended, "exit_code": code}
 
 
-def _start(cluster: Path, script: Path, arguments: list[str]) -> str:
+def _start(cluster: Path, script: Path, arguments: Sequence[str]) -> str:
     """The name of the job that runs `script` from now on."""
     if not script.is_file():
         raise UserError(f"there is no script '{script}'; give cluster/sweep.py, cluster/attack.py or one of your own")
@@ -136,43 +121,42 @@ def _start(cluster: Path, script: Path, arguments: list[str]) -> str:
     return job
 
 
-def _fetch(options: argparse.Namespace, console: Console) -> int:
-    source = options.run_name.rstrip("/")
+def fetch(cluster: Path, run: str, console: Console, *, out: Path | None = None) -> dict[str, Any]:
+    """Copy the folder of `run`, a whole path or below the folder that all machines share, to `out` (runs/RUN)."""
+    source = run.rstrip("/")
     if "://" in source:
         raise UserError(f"'{source}' is in a bucket, which this machine can read by itself: dxray show '{source}'")
     if not source.startswith(("/", "~")):
-        runs = _said(options.cluster, f'echo "{_MARK}${{DXRAY_RUNS:-$HOME/dxray/runs}}"')
+        runs = _said(cluster, f'echo "{_MARK}${{DXRAY_RUNS:-$HOME/dxray/runs}}"')
         source = f"{runs}/{source}"
-    out = options.out or Path("runs") / Path(source).name
+    out = out or Path("runs") / Path(source).name
     out.mkdir(parents=True, exist_ok=True)
     # With a slash the folder's content is copied, else the folder itself into `out`.
-    copied = _ray("rsync-down", options.cluster, f"{source}/", f"{out.absolute()}/")
+    copied = _ray("rsync-down", cluster, f"{source}/", f"{out.absolute()}/")
     if copied.returncode or not any(out.iterdir()):
         if not any(out.iterdir()):
             out.rmdir()
-        raise UserError(f"'{source}' could not be copied from the head of '{options.cluster}'; is it there?")
+        raise UserError(f"'{source}' could not be copied from the head of '{cluster}'; is it there?")
     console.say(f"{source} is now in {out}")
-    console.result({"from": source, "out": str(out)})
-    return 0
+    return {"from": source, "out": str(out)}
 
 
-def _down(options: argparse.Namespace, console: Console) -> int:
+def down(cluster: Path, console: Console) -> dict[str, Any]:
+    """End Ray on all machines, and remove the keys that it has left on the head."""
     # Ray leaves these on the head; the first lets whoever can read it in to every machine.
-    left = _ray("exec", options.cluster, "rm -f ~/ray_bootstrap_key.pem ~/ray_bootstrap_config.yaml")
-    if _ray("down", options.cluster, "--yes", shown=sys.stderr).returncode:
+    left = _ray("exec", cluster, "rm -f ~/ray_bootstrap_key.pem ~/ray_bootstrap_config.yaml")
+    if _ray("down", cluster, "--yes", shown=sys.stderr).returncode:
         raise UserError("`ray down` failed; what it printed above says why")
     if "Head node of cluster" in left.stdout:
         console.say("this machine knows of no head that is up: it brought none up, or took it down before")
-        console.result({"cluster": str(options.cluster)})
-        return 0
-    if left.returncode:  # `ray down` ends well nevertheless
+    elif left.returncode:  # `ray down` ends well nevertheless
         raise UserError(
-            f"the head of '{options.cluster}' did not answer ({_last_words(left.stdout)}); if it is a machine of your "
-            "own, its Ray, and the key in ~/ray_bootstrap_key.pem, are still there: once it answers, say this again"
+            f"the head of '{cluster}' did not answer ({_last_words(left.stdout)}); if it is a machine of your own, its "
+            "Ray, and the key in ~/ray_bootstrap_key.pem, are still there: once it answers, say this again"
         )
-    console.say("Ray is down on the head; machines of one's own notice it and end theirs within half a minute")
-    console.result({"cluster": str(options.cluster)})
-    return 0
+    else:
+        console.say("Ray is down on the head; machines of one's own notice it and end theirs within half a minute")
+    return {"cluster": str(cluster)}
 
 
 def _own_token() -> None:

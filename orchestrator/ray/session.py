@@ -6,9 +6,10 @@ import socket
 import stat
 import warnings
 from collections.abc import Iterator
-from contextlib import chdir, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
+from dxray.models.data.images import one_line
 from dxray.orchestrator.errors import UserError
 
 # glibc gives the pages of a freed tensor back to the kernel and faults them in again for the next one; a net's
@@ -49,6 +50,10 @@ _UNWATCHED = {
     "REPORTER_UPDATE_INTERVAL_MS": "600000",
 }
 
+# A Ray of this machine's own is nobody else's: all its servers listen on 127.0.0.1 alone. Ray 2.60 does so where it
+# believes that this system knows no clusters, and heeds no other setting. It reads this when it is imported.
+_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+
 
 @contextmanager
 def connected(address: str | None = None) -> Iterator[None]:
@@ -57,23 +62,25 @@ def connected(address: str | None = None) -> Iterator[None]:
     A Ray that this process is already connected to is used and left as it is (a session of tests shares one).
 
     Raises:
-        UserError: nothing answers at `address`, or the cluster there does not take the token that is here.
+        UserError: nothing answers at `address`, the cluster there does not take the token that is here, or no Ray can
+            be started on this machine.
     """
-    for name, value in (_QUIET | ({} if address else _UNWATCHED)).items():
+    for name, value in (_QUIET | ({} if address else _UNWATCHED | _LOOPBACK)).items():
         os.environ.setdefault(name, value)
     import ray  # here, not above: it takes a second, and `dxray --help` needs none of it
 
     if ray.is_initialized():
         yield
         return
-    # Ray puts the folder that it is started from first on the workers' import path. Started from a user's folder that
-    # happens to hold a `models/` of its own, workers would import that; started from here they import this code.
-    with chdir(Path(__file__).resolve().parents[1]), warnings.catch_warnings():
+    with warnings.catch_warnings():
         # Ray warns of its own future defaults; what a user can do about them is nothing.
         warnings.simplefilter("ignore")
         if address is None:
             os.environ.update(KEEP_PAGES)  # inherited by the workers
-            ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+            try:
+                ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+            except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as wrong:
+                raise _not_started(wrong) from None
             _tighten_token()
         else:
             must_let_in(address)
@@ -91,6 +98,24 @@ def connected(address: str | None = None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _not_started(wrong: Exception) -> UserError:
+    """Why Ray does not start on this machine, and what to set."""
+    if "AF_UNIX" in str(wrong):
+        folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
+        what = (
+            f"the name of the folder for its sockets, '{folder}', is too long; set RAY_TMPDIR to a folder with a "
+            "shorter one, such as RAY_TMPDIR=/tmp"
+        )
+    elif isinstance(wrong, OSError) and not os.access(_token().parent, os.W_OK):
+        what = (
+            f"it keeps the token of its processes in '{_token().parent}', which cannot be written to "
+            f"({wrong.strerror}); set HOME to a folder of yours"
+        )
+    else:
+        what = f"{one_line(wrong, 300)}; see to that, or join a running cluster by --address"
+    return UserError(f"no Ray could be started on this machine: {what}")
 
 
 def _no_cluster(address: str, reason: str) -> UserError:

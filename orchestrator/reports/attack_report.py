@@ -12,8 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from dxray.orchestrator.console import Console
 from dxray.orchestrator.errors import UserError
-from dxray.orchestrator.runs.buckets import Place
-from dxray.orchestrator.runs.store import TRIPLE, write_bytes
+from dxray.orchestrator.runs.store import TRIPLE
 
 TITLE = 28  # pixels of a band's title in a contact sheet
 DIGITS = {"l2": 4, "linf": 4, "l1": 3, "l0": 0}  # of each distance, in a table
@@ -97,9 +96,9 @@ def show_verified(result: Mapping[str, Any], console: Console) -> None:
 
 
 def contact_sheet(
-    bands: Mapping[str, Sequence[Mapping[str, Any]]], target: Place, classes: Sequence[str], *, columns: int = 3
-) -> None:
-    """Draw the triples of each band of rows below the band's title, as one PNG file."""
+    bands: Mapping[str, Sequence[Mapping[str, Any]]], classes: Sequence[str], *, columns: int = 3
+) -> bytes:
+    """The triples of each band of rows below the band's title, as one PNG."""
     tiles = {title: [_tile(row, classes) for row in rows] for title, rows in bands.items()}
     width, height = next(tile for band in tiles.values() for tile in band).size
     heights = {title: TITLE + height * -(-len(band) // columns) for title, band in tiles.items()}
@@ -114,7 +113,7 @@ def contact_sheet(
         top += heights[title]
     buffer = io.BytesIO()
     sheet.save(buffer, "PNG")
-    write_bytes(target, buffer.getvalue())
+    return buffer.getvalue()
 
 
 def _tile(row: Mapping[str, Any], classes: Sequence[str], *, side: int = 120, gap: int = 6) -> Image.Image:

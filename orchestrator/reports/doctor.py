@@ -1,6 +1,5 @@
 """`dxray doctor`: what is wrong with the trainings of a sweep, or with a single net, and what to do about it."""
 
-import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -19,15 +18,15 @@ from dxray.models.doctor.finding import FAULT
 from dxray.models.doctor.lr_range_test import MOST_STEPS, range_test
 from dxray.models.nets import MODELS
 from dxray.models.training.train import device_of_choice, fit
-from dxray.models.victims.checkpoint import ModelCard, versions
+from dxray.models.versions import versions
+from dxray.models.victims.checkpoint import ModelCard
 from dxray.orchestrator.console import Console
 from dxray.orchestrator.errors import UserError
 from dxray.orchestrator.reports.curves import draw_layers, draw_rates
 from dxray.orchestrator.runs.store import read_json, writable_folder, write_bytes, write_json
-from dxray.orchestrator.sweep.grid import NET_PARAMETERS
-from dxray.orchestrator.sweep.sweep import CONFIG, recorded
-from dxray.orchestrator.sweep.tables import TRAINED
-from dxray.orchestrator.sweep.trial import RESULT
+from dxray.orchestrator.sweep.sweep import recorded
+from dxray.orchestrator.sweep.tables import CONFIG, TRAINED, read_record
+from dxray.orchestrator.sweep.trial import RESULT, card_of
 
 FORMAT = "dxray doctor 1"
 REPORT = "doctor.json"
@@ -40,7 +39,7 @@ class Training:
     Attributes:
         name: of the trial in its sweep, or of the net.
         net: None where the training diverged.
-        trial: the parameters of the training; None where they are not known.
+        trial: the parameters of the training, complete; None where they are not known.
         result: what `result.json` says of it; empty where there is none.
     """
 
@@ -168,7 +167,7 @@ def _same_net(sweep: Path, card: ModelCard) -> dict[str, Any]:
 
 def _of_sweep(path: Path, trial: int | None) -> tuple[list[int], dict[str, str]]:
     """Numbers of the trials that can be examined, and why others cannot."""
-    count = len(recorded(path)[1]["trials"])
+    count = len(read_record(path)["trials"])
     if trial is not None and not 0 <= trial < count:
         raise UserError(f"'{path}' has no trial {trial}; it has trials 0 to {count - 1}")
     todo, absent = [], {}
@@ -195,19 +194,12 @@ def _diverged(result: Mapping[str, Any]) -> bool:
 
 
 def _trial(path: Path, index: int, faces: Faces) -> Training:
-    trial = recorded(path)[1]["trials"][index]
+    trial = read_record(path)["trials"][index]
     result = read_json(_folder(path, index) / RESULT)
     if result["status"] in TRAINED:
         net, card = load_victim(_folder(path, index))
         return Training(_name(index), card, net, trial, result)
-    card = ModelCard(
-        net=trial["net"],
-        parameters={name: trial[name] for name in NET_PARAMETERS if name in trial},
-        classes=faces.classes,
-        channels=faces.images.shape[1],
-        size=faces.images.shape[2:],
-    )
-    return Training(_name(index), card, None, trial, result)
+    return Training(_name(index), card_of(trial, faces.images, faces.classes), None, trial, result)
 
 
 def _faces(path: Path, single: Training | None, data: str | None, label: str | None, seed: int) -> Faces:
@@ -245,7 +237,7 @@ def _faces(path: Path, single: Training | None, data: str | None, label: str | N
 
 def _evidence(training: Training, faces: Faces, quick: bool, on_step: Callable[[], None]) -> Evidence:
     trial = training.trial
-    splits = _splits(faces, trial or {})
+    splits = _splits(faces, trial)
     absent: dict[str, str] = {}
     known: dict[str, Any] = {"splits": splits}
     if training.net is None:
@@ -264,32 +256,27 @@ def _evidence(training: Training, faces: Faces, quick: bool, on_step: Callable[[
         classes=tuple(faces.classes),
         history=training.result.get("epochs", ()),
         diverged=training.result["reason"] if _diverged(training.result) else None,
-        lr=None if trial is None else trial.get("lr", _default("lr")),
+        lr=None if trial is None else trial["lr"],
         absent=absent,
         **known,
     )
 
 
 def _rates(training: Training, train: Split, on_step: Callable[[], None]) -> Any:
-    trial = training.trial or {}
     net = training.net
     if net is None:
         net = training.card.build()
         fit(net, train.images, train.labels, epochs=0)  # no epoch: only the statistics of the first layer
-    asked = {name: trial.get(name, _default(name)) for name in ("optimizer", "weight_decay")}
+    asked = {name: training.trial[name] for name in ("optimizer", "weight_decay")} if training.trial else {}
     return range_test(net, train.images, train.labels, on_step=on_step, **asked)
 
 
-def _default(parameter: str) -> Any:
-    return inspect.signature(fit).parameters[parameter].default
-
-
-def _splits(faces: Faces, trial: Mapping[str, Any]) -> dict[str, Split]:
-    """As a sweep takes them for this trial."""
+def _splits(faces: Faces, trial: Mapping[str, Any] | None) -> dict[str, Split]:
+    """As a sweep takes them for this trial; all of the faces where it is not known."""
     parts = {name: [(split.images, split.labels, split.names)] for name in SPLITS for split in [faces.shuffled(name)]}
-    if trial.get("refit"):
+    if trial and trial["refit"]:
         parts["train"] += parts.pop("validation")
-    taken = {"train": trial.get("train_size")}
+    taken = {"train": trial["train_size"]} if trial else {}
     return {
         name: Split(*(np.concatenate(values)[: taken.get(name)] for values in zip(*several, strict=True)))
         for name, several in parts.items()

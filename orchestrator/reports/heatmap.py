@@ -18,10 +18,10 @@ from dxray.orchestrator.reports.trial_table import (
     pivot,
     rank,
     title,
-    value_text,
 )
 from dxray.orchestrator.runs.buckets import Place
 from dxray.orchestrator.runs.store import write_bytes
+from dxray.orchestrator.sweep.describe import alike, value_text
 from dxray.orchestrator.sweep.tables import TRAINED
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ PICTURE = "table.png"
 _MOST = 60  # rows of a picture that is no table but a list
 _PLACE = (0.74, 0.4)  # inches: width and height of a place
 _LINE = 0.17  # inches: height of a line of labels
+_NOTE = (0.05, 0.1)  # inches: width of a character, height of a line of what is said below
 _GREY = "#e6e6e6"
 _WORDS = {"under majority": "under maj.", "pending": "not run"}
 
@@ -61,19 +62,23 @@ def draw(rows: Sequence[Row]) -> "Picture":
     across, down = len(table.columns) * _PLACE[0], len(table.rows) * _PLACE[1]
     left, above = 0.15 + sum(levels), 0.45 + _LINE * max(1, len(table.across))
     heading = title(rows)
-    width, height = max(left + across + 1.3, 0.3 + 0.085 * len(heading)), above + down + 0.15
+    width = max(left + across + 1.3, 0.3 + 0.085 * len(heading))
+    rest = alike(rows, int((width - 0.3) / _NOTE[0]))
+    below = 0.2 + _NOTE[1] * len(rest.splitlines())
+    height = above + down + below
     picture = Picture(figsize=(width, height), dpi=150)
     picture.text(0.15 / width, 1 - 0.1 / height, heading, va="top", fontsize=9, weight="bold")
-    axes = picture.add_axes((left / width, 0.15 / height, across / width, down / height))
+    picture.text(0.15 / width, 0.1 / height, rest, va="bottom", fontsize=6, linespacing=1.2)
+    axes = picture.add_axes((left / width, below / height, across / width, down / height))
     colours = _fill(axes, table, rows)
     _label(axes, table, levels)
-    beside = picture.add_axes(((left + across + 0.15) / width, 0.15 / height, 0.12 / width, down / height))
-    picture.colorbar(colours, cax=beside).ax.tick_params(labelsize=7)
+    scale = picture.add_axes(((left + across + 0.15) / width, below / height, 0.12 / width, down / height))
+    picture.colorbar(colours, cax=scale).ax.tick_params(labelsize=7)
     return picture
 
 
 def _level_width(name: str, values: Sequence[Any]) -> float:
-    return 0.12 + 0.075 * max(len(name), *(len(value_text(value)) for value in values))
+    return 0.12 + 0.075 * max(len(name), *(len(value_text(name, value)) for value in values))
 
 
 def _fill(axes: "Axes", table: Pivot, rows: Sequence[Row]) -> Any:
@@ -134,24 +139,24 @@ def _label(axes: "Axes", table: Pivot, levels: Sequence[float]) -> None:
     for level, parameter in enumerate(table.across):
         up = (len(table.across) - level - 0.4) * _LINE * points
         axes.annotate(parameter, (1, 1), xytext=(6, up), **name)
-        for first, last, text in _runs(table.columns, level):
+        for first, last, text in _runs(table.columns, level, parameter):
             axes.annotate(text, ((first + last) / 2, 1), xytext=(0, up), xycoords=("data", "axes fraction"), **value)
             if first and level < len(table.across) - 1:
                 axes.axvline(first, color="black", linewidth=1)
     for level, parameter in enumerate(table.down):
         out = (levels[level] / 2 - sum(levels[level:])) * points
         axes.annotate(parameter, (0, 1), xytext=(out, 0.6 * _LINE * points), ha="center", **name)
-        for first, last, text in _runs(table.rows, level, alone=not table.across):
+        for first, last, text in _runs(table.rows, level, parameter, alone=not table.across):
             axes.annotate(text, (0, (first + last) / 2), xytext=(out, 0), xycoords=("axes fraction", "data"), **value)
             if first and table.across and level < len(table.down) - 1:
                 axes.axhline(first, color="black", linewidth=1)
 
 
-def _runs(keys: Sequence[Key], level: int, *, alone: bool = False) -> Iterator[tuple[int, int, str]]:
+def _runs(keys: Sequence[Key], level: int, name: str, *, alone: bool = False) -> Iterator[tuple[int, int, str]]:
     """First, one past the last, and value: of the neighbours that are alike up to this level; of each `alone`."""
     alone = alone or level == len(keys[0]) - 1
     first = 0
     for i in range(1, len(keys) + 1):
         if i == len(keys) or alone or keys[i][: level + 1] != keys[first][: level + 1]:
-            yield first, i, value_text(keys[first][level])
+            yield first, i, value_text(name, keys[first][level])
             first = i

@@ -15,7 +15,8 @@ from dxray.defenses.front import InFront
 from dxray.defenses.judging import WAYS, judged
 from dxray.defenses.victim import behind, restore
 from dxray.models.data.faces import Faces, read
-from dxray.models.victims.checkpoint import ModelCard, save, versions
+from dxray.models.versions import versions
+from dxray.models.victims.checkpoint import ModelCard, save
 from dxray.orchestrator.console import Console
 from dxray.orchestrator.errors import UserError
 from dxray.orchestrator.reports.curves import draw_robustness
@@ -56,7 +57,7 @@ class RobustnessConfig:
         models: as `working_copy.load_net` takes them, each by itself and behind each of `defenses`, if any.
         data, label, data_seed: as `faces.read` takes them; the test split is attacked.
         defenses: as `defenses.parse` takes them. One that must learn does so on the first `LESSON` training faces.
-        plain: another net, on which transferred images are made for undefended ones; None: the first other one of
+        surrogate: another net, on which transferred images are made for undefended ones; None: the first other one of
             `models`.
         linf, l2: budgets in [0, 1] pixel units.
         count: faces. steps, queries: see `judging.judged`.
@@ -67,7 +68,7 @@ class RobustnessConfig:
     label: str | None = None
     data_seed: int = 0
     defenses: list[str] | None = None
-    plain: str | None = None
+    surrogate: str | None = None
     linf: tuple[float, ...] = (2 / 255, 4 / 255, 8 / 255)
     l2: tuple[float, ...] = (0.25, 0.5, 1.0)
     count: int = 256
@@ -97,7 +98,7 @@ def robustness(config: RobustnessConfig, out: Path, console: Console) -> dict[st
     """
     _check(config)
     defences = [_parsed(text) for text in config.defenses or []]
-    loaded = {model: load_net(model) for model in [*config.models, *([config.plain] if config.plain else [])]}
+    loaded = {model: load_net(model) for model in [*config.models, *([config.surrogate] if config.surrogate else [])]}
     first = loaded[config.models[0]][1]
     for model, (_, card) in loaded.items():
         _must_agree(model, card, config.models[0], first)
@@ -237,8 +238,8 @@ def _transferred_from(
     """The net without its defence; for an undefended one another net."""
     if one.without is not one.net:
         return f"{one.model} without its defence", one.without
-    if config.plain:
-        return config.plain, loaded[config.plain][0]
+    if config.surrogate:
+        return config.surrogate, loaded[config.surrogate][0]
     other = next((other for other in todo if other.model != one.model), None)
     return (other.model, other.without) if other else (None, None)
 

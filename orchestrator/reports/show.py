@@ -12,7 +12,7 @@ from dxray.orchestrator.reports.attack_report import contact_sheet
 from dxray.orchestrator.runs.buckets import Place
 from dxray.orchestrator.runs.filters import parse
 from dxray.orchestrator.runs.rows import PART, is_finished, read_config, read_images, scan
-from dxray.orchestrator.runs.store import writable_folder
+from dxray.orchestrator.runs.store import writable_folder, write_bytes
 from dxray.orchestrator.runs.summary import DISTANCES, summarise
 
 SHEET = "contact_sheet.png"
@@ -45,7 +45,7 @@ def show(run: Place, *, where: str | None = None, count: int = 6, out: Place | N
     }
     drawn = {title: [row | read_images(run, row) for row in rows] for title, rows in bands.items() if rows}
     if drawn:
-        contact_sheet(drawn, out / SHEET, record["classes"])
+        write_bytes(out / SHEET, contact_sheet(drawn, record["classes"]))
     return summarise(run, chosen) | {
         "out": str(run),
         "where": where,

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from dxray.orchestrator.console import Console
-from dxray.orchestrator.sweep.grid import PARAMETERS, varied
+from dxray.orchestrator.sweep.describe import alike, value_text
+from dxray.orchestrator.sweep.grid import varied
 from dxray.orchestrator.sweep.tables import TRAINED
 
 Row = Mapping[str, Any]
@@ -78,7 +79,7 @@ def course_shape(rows: Sequence[Row]) -> Pivot:
 
 
 def _differing(rows: Sequence[Row]) -> list[str]:
-    return [name for name in varied([{n: row[n] for n in PARAMETERS} for row in rows]) if name != "seed"]
+    return [name for name in varied(rows) if name != "seed"]
 
 
 def _in_order(key: Key) -> Key:
@@ -138,15 +139,6 @@ def reason_word(reason: str) -> str:
     return next((word for start, word in _WORDS.items() if reason.startswith(start)), "failed")
 
 
-def value_text(value: Any) -> str:
-    """A parameter's value as it is typed on the command line."""
-    if value is None:
-        return "-"
-    if isinstance(value, bool):
-        return "on" if value else "off"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
 def title(rows: Sequence[Row], figures: str = "test accuracy in %") -> str:
     """What the figures are, and what the larger class alone gives."""
     shares = {row["majority_share"] for row in rows if row["status"] in TRAINED}
@@ -158,7 +150,8 @@ def title(rows: Sequence[Row], figures: str = "test accuracy in %") -> str:
 def show_table(rows: Sequence[Row], console: Console) -> None:
     """A table in the course's shape and the best few as a list; all as a list where it has no such shape, or no room.
 
-    What is shown as a number alone is a net that has learnt; all else is marked, and explained below the table.
+    What is shown as a number alone is a net that has learnt; all else is marked, and explained below the table. Last
+    come the parameters in which the nets do not differ.
     """
     lines = _pivot_that_fits(rows, console.width)
     if lines is None:
@@ -168,6 +161,7 @@ def show_table(rows: Sequence[Row], console: Console) -> None:
         _explain(rows, console)
         if any(row["status"] in TRAINED and row["validation_accuracy"] is not None for row in rows):
             _show_list(rows, console, "the best on the validation split", LISTED)
+    console.say(alike(rows, console.width))
     # A preset asks for as many images as the course had; whoever has fewer is told.
     for asked, used in sorted(
         {(row["train_size"], row["train_images"]) for row in rows if row.get("train_images")}, key=str
@@ -212,22 +206,22 @@ def _lines(table: Pivot) -> list[list[str]]:
     """Header and lines; a value that is that of the line above, or of the column to the left, is not said again."""
     above = "\n" * (len(table.across) - 1)
     names = [f"{above}{name}" for name in table.down]
-    header = [*names, "\n".join(table.across), *("\n".join(key) for key in _news(table.columns))]
+    header = [*names, "\n".join(table.across), *("\n".join(key) for key in _news(table.columns, table.across))]
     lines = [header]
-    for row, key in zip(table.rows, _news(table.rows), strict=True):
+    for row, key in zip(table.rows, _news(table.rows, table.down), strict=True):
         groups = (table.groups.get((row, column)) for column in table.columns)
         lines.append([*key, "", *(figure(group).text if group else "" for group in groups)])
     return lines
 
 
-def _news(keys: Sequence[Key]) -> list[list[str]]:
-    """Each key as texts, empty for the leading values that it shares with the key before."""
+def _news(keys: Sequence[Key], names: Sequence[str]) -> list[list[str]]:
+    """Each key, of the parameters `names`, as texts; empty for leading values that it shares with the key before."""
     told = []
     for i, key in enumerate(keys):
         same = 0
         while i and same < len(key) - 1 and key[: same + 1] == keys[i - 1][: same + 1]:
             same += 1
-        told.append([""] * same + [value_text(value) for value in key[same:]])
+        told.append([""] * same + [value_text(*pair) for pair in zip(names[same:], key[same:], strict=True)])
     return told
 
 
@@ -243,7 +237,9 @@ def _show_list(rows: Sequence[Row], console: Console, heading: str, most: int | 
         if not name.startswith("robust") or any(row.get(name) is not None for row in rows)
     }
     header = [*names, "parameters", *shares.values(), "seconds", "remark"]
-    lines = [[*(value_text(group[0][name]) for name in names), *_figures(group, list(shares))] for group in ranked]
+    lines = [
+        [*(value_text(name, group[0][name]) for name in names), *_figures(group, list(shares))] for group in ranked
+    ]
     if not any(line[-1] for line in lines):
         header, lines = header[:-1], [line[:-1] for line in lines]
     console.table(heading, header, lines)

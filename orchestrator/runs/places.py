@@ -1,7 +1,5 @@
-"""What a command line names: folders, on a disk or, where a verb can work there, in a bucket; faces; options."""
+"""What a command line names: folders, on a disk or, where a verb can work there, in a bucket; sources of faces."""
 
-from argparse import Namespace
-from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,10 +43,3 @@ def absolute_source(text: str) -> str:
         if not path_of(name).is_dir():
             return text
     return f"{kind}:{path_of(name).absolute()}{where[len(name) :]}"
-
-
-def must_leave_out(options: Namespace, reason: str, *, but: Collection[str]) -> None:
-    """UserError, `reason` and the names, where other options than `but` were given; `parser` is the verb's own."""
-    given = [name for name, value in vars(options).items() if value != options.parser.get_default(name)]
-    if names := ["PATH" if name == "paths" else f"--{name.replace('_', '-')}" for name in given if name not in but]:
-        raise UserError(f"{reason}; leave {', '.join(names)} out")

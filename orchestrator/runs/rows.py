@@ -2,15 +2,17 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 
 from dxray.orchestrator.errors import UserError
 from dxray.orchestrator.runs.buckets import Place, in_arrow
 from dxray.orchestrator.runs.store import IMAGES, TRIPLE, parts, read_json
+
+if TYPE_CHECKING:
+    import pyarrow.dataset as ds
 
 CONFIG = "attack.json"
 PART = "__filename"  # Arrow's own name for the file that a row comes from
@@ -62,14 +64,18 @@ def rows_with_images(run: Place, where: pc.Expression | None = None) -> Iterator
 
 def read_images(run: Place, row: dict[str, Any]) -> dict[str, Any]:
     """The three images of a row that `scan` found with its name; of its part, only the group with that name is read."""
+    import pyarrow.dataset as ds
+
     with _readable(run):
         named = pc.field("name") == row["name"]
         part = ds.dataset(row[PART], format="parquet", filesystem=in_arrow(run)[0])
         return dict(part.to_table(columns=list(TRIPLE), filter=named).to_pylist()[0])
 
 
-def _datasets(run: Place, *, together: int = 64) -> Iterator[ds.Dataset]:
+def _datasets(run: Place, *, together: int = 64) -> "Iterator[ds.Dataset]":
     """Some parts after the other: a data set keeps the footer of each file that it has read, as long as it lives."""
+    import pyarrow.dataset as ds  # it loads pandas, which most commands do without
+
     system, _ = in_arrow(run)
     files = [in_arrow(part)[1] for part in parts(run)]
     for first in range(0, len(files), together):

@@ -12,6 +12,7 @@ from dxray.orchestrator.progress import Board
 from dxray.orchestrator.runs.buckets import Place, files
 from dxray.orchestrator.runs.store import locked, read_json, read_table, replace_folder, write_json
 from dxray.orchestrator.runs.working_copy import worked_in
+from dxray.orchestrator.sweep.describe import value_text
 from dxray.orchestrator.sweep.grid import varied
 from dxray.orchestrator.sweep.tables import best_of, trial_row, write_tables
 from dxray.orchestrator.sweep.trial import RESULT, measure_stopped
@@ -76,9 +77,9 @@ class Watcher(tune.Callback):
         return {*self.rows, *self._measuring.values()}
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
-        index, parameters = _parameters_of(trial)
+        index = _number(trial)
         if self.board:
-            self.board.start(index, self._called(index), parameters["epochs"], self.work[index])
+            self.board.start(index, self._called(index), self.trials[index]["epochs"], self.work[index])
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **_: Any
@@ -86,10 +87,10 @@ class Watcher(tune.Callback):
         if "unwritable" in result:
             raise OSError(result["unwritable"])
         if self.board and "epoch" in result:
-            self.board.epoch(_parameters_of(trial)[0], result)
+            self.board.epoch(_number(trial), result)
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
-        index, _ = _parameters_of(trial)
+        index = _number(trial)
         folder = folder_of(self.out, index)
         if (folder / RESULT).exists():
             self._ended(index)
@@ -98,7 +99,7 @@ class Watcher(tune.Callback):
             self._measure(index)
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
-        index, _ = _parameters_of(trial)
+        index = _number(trial)
         result = folder_of(self.out, index) / RESULT
         if not result.exists():
             write_json(result, {"status": "KO", "reason": f"crashed: {_lost(trial)}"})
@@ -151,7 +152,7 @@ class Watcher(tune.Callback):
 
     def _called(self, index: int) -> str:
         trial = self.trials[index]
-        return " ".join(f"{name}={trial[name]}" for name in self._names if name in trial)
+        return " ".join(f"{name}={value_text(name, trial[name])}" for name in self._names if name in trial)
 
 
 @ray.remote(num_cpus=0)
@@ -165,8 +166,8 @@ def _measured(trial: Mapping[str, Any], data: Mapping[str, Any], place: Place) -
             write_json(folder / RESULT, {"status": "KO", "reason": f"failed: stopped early, then not measured: {text}"})
 
 
-def _parameters_of(trial: Trial) -> tuple[int, dict[str, Any]]:
-    return trial.config["index"], trial.config["trial"]
+def _number(trial: Trial) -> int:
+    return int(trial.config["trial"])
 
 
 def _lost(trial: Trial) -> str:

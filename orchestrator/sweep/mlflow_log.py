@@ -8,7 +8,7 @@ from dxray.models.data.images import one_line
 from dxray.orchestrator.console import Console
 from dxray.orchestrator.errors import UserError
 from dxray.orchestrator.runs.buckets import Place
-from dxray.orchestrator.sweep.grid import PARAMETERS
+from dxray.orchestrator.sweep.describe import in_effect
 
 # A server that does not answer must not hold up the trainings; MLflow would try for minutes.
 _SOON = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
@@ -62,7 +62,7 @@ class MlflowLog:
         values += [(f"accuracy_{key}", value, 0) for key, value in (row.get("validate") or {}).items()]
         values += [(key, epoch[key], epoch["epoch"]) for epoch in row["epoch_rows"] for key in _EPOCH if key in epoch]
         metrics = [Metric(key, float(value), now, step) for key, value, step in values]
-        params = [Param(key, str(row[key])) for key in PARAMETERS if row.get(key) is not None]
+        params = [Param(key, str(value)) for key, value in in_effect(row).items()]
         for i in range(0, max(1, len(metrics)), 1000):  # the most that a server takes at a time
             self._client.log_batch(name, metrics=metrics[i : i + 1000], params=params if i == 0 else [])
         self._client.set_terminated(name, "FAILED" if row["status"] == "KO" else "FINISHED")

@@ -14,7 +14,7 @@ from dxray.models.nets import build
 from dxray.models.training.cost import training_bytes
 from dxray.models.training.train import fit
 from dxray.orchestrator.ray.limits import GIB
-from dxray.orchestrator.sweep.grid import FIT_PARAMETERS, NET_PARAMETERS
+from dxray.orchestrator.sweep.grid import of_fit, of_net
 
 CONTEXT = 0.7 * GIB  # a process's own on a CUDA device, which torch's allocator does not count
 SPARE = 1.2  # what another batch, or a fragmented allocator, may take beyond what was seen
@@ -52,9 +52,8 @@ def hungriest(trials: Sequence[Mapping[str, Any]], shape: tuple[int, int, int], 
 
     def needed(trial: Mapping[str, Any]) -> int:
         try:
-            batch = trial.get("batch_size", 64)
             return training_bytes(
-                lambda: _net(trial, shape, classes), (batch, *shape), optimizer=trial.get("optimizer", "adamw")
+                lambda: _net(trial, shape, classes), (trial["batch_size"], *shape), optimizer=trial["optimizer"]
             )
         except (ValueError, RuntimeError):
             return 0  # its training will say why
@@ -64,12 +63,11 @@ def hungriest(trials: Sequence[Mapping[str, Any]], shape: tuple[int, int, int], 
 
 def measured(trial: Mapping[str, Any], shape: tuple[int, int, int], classes: int) -> Device:
     """Train `trial` for two batches of noise on this process's GPU, and look what it took."""
-    count = 2 * int(trial.get("batch_size", 64))
+    count = 2 * trial["batch_size"]
     noise = torch.randint(0, 256, (count, *shape), dtype=torch.uint8).numpy()
     labels = (torch.arange(count) % classes).numpy()
-    asked = {name: trial[name] for name in FIT_PARAMETERS if name in trial} | {"epochs": 1}
     torch.cuda.reset_peak_memory_stats()
-    fit(_net(trial, shape, classes), noise, labels, validation=(noise, labels), **asked)
+    fit(_net(trial, shape, classes), noise, labels, validation=(noise, labels), **of_fit(trial) | {"epochs": 1})
     whole = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
     return Device(torch.cuda.max_memory_reserved(), whole)
 
@@ -83,5 +81,4 @@ def on_a_gpu(trial: Mapping[str, Any], shape: tuple[int, int, int], classes: int
 
 
 def _net(trial: Mapping[str, Any], shape: tuple[int, int, int], classes: int) -> torch.nn.Module:
-    parameters = {name: trial[name] for name in NET_PARAMETERS if name in trial}
-    return build(trial["net"], **parameters, channels=shape[0], size=shape[1:], classes=classes)
+    return build(trial["net"], **of_net(trial), channels=shape[0], size=shape[1:], classes=classes)

@@ -14,7 +14,8 @@ from dxray.orchestrator.console import Console
 from dxray.orchestrator.errors import UserError
 from dxray.orchestrator.progress import spell
 from dxray.orchestrator.ray.session import connected, cpus, gpus, machines
-from dxray.orchestrator.sweep.grid import FIT_PARAMETERS, NET_PARAMETERS
+from dxray.orchestrator.sweep.describe import alike
+from dxray.orchestrator.sweep.grid import of_fit, of_net
 from dxray.orchestrator.sweep.sweep import SweepConfig, asked, limits_of, share_out
 from dxray.orchestrator.sweep.tuning import work_of
 
@@ -45,7 +46,7 @@ def plan(config: SweepConfig, console: Console, *, address: str | None = None) -
         middling = todo[sorted(range(len(todo)), key=work.__getitem__)[len(todo) // 2]]
         look = ray.remote(num_cpus=limits.threads, num_gpus=limits.gpu_share, max_calls=1)(seconds_of_an_epoch)
         images, labels = data["train"]
-        few = min(len(images), (2 + BATCHES) * int(middling.get("batch_size", 64)))
+        few = min(len(images), (2 + BATCHES) * middling["batch_size"])
         try:
             epoch = ray.get(look.remote(middling, images[:few], labels[:few], len(data["classes"]), limits.threads))
         except ray.exceptions.RayError as wrong:
@@ -59,6 +60,7 @@ def plan(config: SweepConfig, console: Console, *, address: str | None = None) -
         f"{len(todo)} nets to train on {where}: {min(limits.at_once, len(todo))} at a time, each with "
         f"{limits.threads} CPU" + (f" and {limits.gpu_share:g} GPU" if limits.gpu_share else "")
     )
+    console.say(alike(todo, console.width))
     console.say(
         f"about {spell(total)} in all; the cheapest net takes about {spell(min(seconds))}, the dearest "
         f"{spell(max(seconds))} (from {few} images trained on a node just now)"
@@ -77,10 +79,9 @@ def plan(config: SweepConfig, console: Console, *, address: str | None = None) -
 def seconds_of_an_epoch(trial: Mapping[str, Any], images: Any, labels: Any, classes: int, threads: int) -> float:
     """Seconds that one epoch of `trial` over these images takes here, the first steps left out."""
     torch.set_num_threads(threads)
-    parameters = {name: trial[name] for name in NET_PARAMETERS if name in trial}
-    net = build(trial["net"], **parameters, channels=images.shape[1], size=images.shape[2:], classes=classes)
-    asked_of_fit = {name: trial[name] for name in FIT_PARAMETERS if name in trial} | {"epochs": 1}
-    warm = 2 * int(trial.get("batch_size", 64))
+    net = build(trial["net"], **of_net(trial), channels=images.shape[1], size=images.shape[2:], classes=classes)
+    asked_of_fit = of_fit(trial) | {"epochs": 1}
+    warm = 2 * trial["batch_size"]
     fit(net, images[:warm], labels[:warm], **asked_of_fit)
     started = time.perf_counter()
     fit(net, images, labels, **asked_of_fit)

@@ -15,6 +15,8 @@ from ray.tune.search import Searcher
 from dxray.orchestrator.errors import UserError
 from dxray.orchestrator.runs.buckets import Place
 from dxray.orchestrator.runs.store import read_json, write_json
+from dxray.orchestrator.sweep.describe import in_effect
+from dxray.orchestrator.sweep.grid import varied
 
 SEARCHES = ("grid", "random", "optuna")
 LEDGER = "search.json"
@@ -70,11 +72,11 @@ class Study:
 def proposal(trials: Trials, proposed: Sequence[int], rows: Mapping[int, Mapping[str, Any]], seed: int) -> int:
     """The trial to train next, for a high validation accuracy: a pure function of what is known.
 
-    Each parameter is a choice among its values in `trials`. Not every combination need be a trial, and none is trained
-    twice: taken is the trial that agrees with what Optuna asks for in most parameters.
+    Each parameter that tells trials apart is a choice among its values there. Not every combination need be a trial,
+    and none is trained twice: taken is the trial that agrees with what Optuna asks for in most parameters.
     """
     optuna = _optuna()
-    names = list(dict.fromkeys(name for trial in trials for name in trial))
+    names = varied(trials)
     values = {name: list(dict.fromkeys(trial.get(name) for trial in trials)) for name in names}
     choices = {name: optuna.distributions.CategoricalDistribution(values[name]) for name in names}
     order = np.random.SeedSequence([seed, len(proposed)]).generate_state(1)
@@ -105,9 +107,9 @@ class CellSearcher(Searcher):
         self._trials, self._left, self._propose = trials, list(left), propose
 
     def suggest(self, trial_id: str) -> Any:
-        """A trial as a trial's `config`, or `FINISHED`."""
+        """The number of a trial and, for who reads Tune's logs, its parameters as a `config`; or `FINISHED`."""
         index = self._left.pop(0) if self._left else self._propose()
-        return Searcher.FINISHED if index is None else {"index": index, "trial": dict(self._trials[index])}
+        return Searcher.FINISHED if index is None else {"trial": index, **in_effect(self._trials[index])}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Nothing to do: proposals look at the table."""

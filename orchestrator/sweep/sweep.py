@@ -11,24 +11,22 @@ import numpy as np
 from dxray.models.data.faces import Faces, read
 from dxray.models.doctor.diagnosis import data_findings
 from dxray.models.doctor.evidence import Split
-from dxray.models.victims.checkpoint import versions
+from dxray.models.versions import versions
 from dxray.orchestrator.console import Console
 from dxray.orchestrator.errors import Interrupted, UserError
 from dxray.orchestrator.ray.session import capacity, cpus, feeders, gpus, largest_node, memory_for_each
 from dxray.orchestrator.ray.shared_storage import joined
 from dxray.orchestrator.runs.buckets import Place, files
 from dxray.orchestrator.runs.places import absolute_source
-from dxray.orchestrator.runs.store import locked, read_json, writable_folder, write_json
-from dxray.orchestrator.sweep.grid import Grid, auxiliary_of, expand
+from dxray.orchestrator.runs.store import locked, writable_folder, write_json
+from dxray.orchestrator.sweep.grid import Grid, auxiliary_of, expand, says
 from dxray.orchestrator.sweep.mlflow_log import MlflowLog
 from dxray.orchestrator.sweep.packing import gpu_share, on_a_gpu
 from dxray.orchestrator.sweep.search import chosen
-from dxray.orchestrator.sweep.tables import best_of
+from dxray.orchestrator.sweep.tables import CONFIG, FORMAT, best_of, read_record
 from dxray.orchestrator.sweep.trial import RESULT
 from dxray.orchestrator.sweep.tuning import Limits, run_trials
 
-FORMAT = "dxray sweep 2"
-CONFIG = "sweep.json"
 _SQLITE = "sqlite:///"
 
 
@@ -114,7 +112,7 @@ def asked(
         UserError: the request makes no sense, or a split is empty.
     """
     todo = chosen(expand(config.grid), config.search, config.samples, config.data_seed)
-    if any(trial.get("refit") for trial in todo) and (config.stop_early or config.search == "optuna"):
+    if any(trial["refit"] for trial in todo) and (config.stop_early or config.search == "optuna"):
         by = "--stop-early" if config.stop_early else "--search optuna"
         raise UserError(
             f"{by} judges nets by the validation images, which 'refit' has them learn; leave one of them out"
@@ -148,9 +146,7 @@ def recorded(out: Place) -> tuple[SweepConfig, dict[str, Any]]:
     Raises:
         UserError: `out` holds no sweep, or one of another format.
     """
-    record = read_json(out / CONFIG)
-    if record.get("format") != FORMAT:
-        raise UserError(f"{out / CONFIG} is of another format than '{FORMAT}'; start the sweep anew in another folder")
+    record = read_record(out)
     return SweepConfig(**record["config"]), record
 
 
@@ -264,6 +260,7 @@ def _arrays(config: SweepConfig, faces: Faces, console: Console) -> tuple[dict[s
     """What every training gets, as plain arrays, and the hashes of all faces in it, as they are recorded."""
     hashes: dict[str, Any] = {"data_sha256": faces.sha256()}
     data: dict[str, Any] = {"classes": faces.classes, "source": faces.source, "sha256": hashes["data_sha256"]}
+    data["attacked"] = says(config.grid, "defense")
     auxiliary = {}
     for name in ("train", "validation", "test"):
         split = faces.shuffled(name)

@@ -1,13 +1,17 @@
-"""The tables of a sweep: a row for each trial, for each of its epochs, and for each layer in each epoch."""
+"""What a sweep leaves on disk: its record, and a table of its trials, of their epochs, and of the layers in each."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 
+from dxray.orchestrator.errors import UserError
 from dxray.orchestrator.runs.buckets import Place
 from dxray.orchestrator.runs.store import column, read_json, read_table, write_table
-from dxray.orchestrator.sweep.grid import PARAMETERS, Parameter
+from dxray.orchestrator.sweep.grid import NET_PARAMETERS, PARAMETERS, UNLIMITED, Parameter
+
+FORMAT = "dxray sweep 2"
+CONFIG = "sweep.json"  # what was asked, and the trials that follow from it
 
 Row = Mapping[str, Any]
 
@@ -21,7 +25,8 @@ _EPOCH = column("epoch", pa.int32(), "from 1")
 
 
 def _parameter(name: str, parameter: Parameter) -> pa.Field:
-    return column(name, _ARROW[parameter.kind], f"{parameter.doc}; null: the net's or the training's own default")
+    null = "the net has no such parameter" if name in NET_PARAMETERS else UNLIMITED.get(name)
+    return column(name, _ARROW[parameter.kind], parameter.doc + (f"; null: {null}" if null else ""))
 
 
 TRIALS = pa.schema(
@@ -42,7 +47,7 @@ TRIALS = pa.schema(
         column("train_accuracy", pa.float64(), "of the last epoch, on augmented images, while learning", _SHARE),
         column("loss", pa.float64(), "of the last epoch, on augmented images, labels smoothed", _LOSS),
         column("robust_naive", pa.float64(), f"{_LEFT} the net without its defence", _SHARE),
-        column("robust_adaptive", pa.float64(), f"{_LEFT} the defended net; null: no `defense` was asked for", _SHARE),
+        column("robust_adaptive", pa.float64(), f"{_LEFT} the defended net; null: the grid names no `defense`", _SHARE),
         column("majority_share", pa.float64(), "share of the larger class in the test split", _SHARE),
         column("largest_answer_share", pa.float64(), "share of the answer most often given there", _SHARE),
         column("parameter_count", pa.int64(), "weights of the net"),
@@ -155,13 +160,21 @@ def _table(rows: Sequence[Row], schema: pa.Schema) -> pa.Table:
     return pa.table({name: [row.get(name) for row in rows] for name in schema.names}, schema=schema)
 
 
+def read_record(out: Place) -> dict[str, Any]:
+    """What `sweep.json` says; UserError where `out` holds no sweep, or one of another format."""
+    record = read_json(out / CONFIG)
+    if record.get("format") != FORMAT:
+        raise UserError(f"{out / CONFIG} is of another format than '{FORMAT}'; start the sweep anew in another folder")
+    return record
+
+
 def read_trials(out: Place) -> list[dict[str, Any]]:
     """The rows that the sweep in `out` has written so far, without epochs; trials that have not ended are pending.
 
     Raises:
-        UserError: there is no sweep.
+        UserError: as `read_record`.
     """
-    found = {index: pending_row(index, trial) for index, trial in enumerate(read_json(out / "sweep.json")["trials"])}
+    found = {index: pending_row(index, trial) for index, trial in enumerate(read_record(out)["trials"])}
     for file in ("trials.parquet", "timing.parquet"):
         if (out / file).exists():
             for row in read_table(out / file).to_pylist():

@@ -4,7 +4,6 @@ A trial's folder is its memory: `state.safetensors` while it trains (a killed tr
 `result.json` once it has ended, well or not, and the net beside it. A trial with a result is never done again.
 """
 
-import inspect
 import json
 import socket
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
@@ -15,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from dxray.defenses import NONE, TAUGHT, defended, parse
+from dxray.defenses import TAUGHT, defended, parse
 from dxray.defenses.judging import judged
 from dxray.models.data.batches import device_of
 from dxray.models.data.images import one_line
@@ -28,11 +27,11 @@ from dxray.models.victims.checkpoint import ModelCard, save
 from dxray.orchestrator.errors import DISK
 from dxray.orchestrator.ray.limits import GIB, Peak, bounded_memory
 from dxray.orchestrator.runs.store import read_json, write_json
-from dxray.orchestrator.sweep.grid import FIT_PARAMETERS, NET_PARAMETERS, auxiliary_of
+from dxray.orchestrator.sweep.grid import auxiliary_of, of_fit, of_net
 
 RESULT, STATE = "result.json", "state.safetensors"
 TAUGHT_STATE = "defence.safetensors"  # of a defence that learns, as STATE
-ATTACKED, WITHIN = 256, ("linf", 4 / 255)  # test faces on which a trial with a `defense` is attacked; the budget
+ATTACKED, WITHIN = 256, ("linf", 4 / 255)  # test faces on which a net is attacked, where it is; the budget
 
 
 class DoesNotFit(MemoryError):
@@ -55,11 +54,12 @@ def train_trial(
     A training that fails is a result too: `status` "KO" with its `reason`.
 
     Args:
-        trial: the parameters, see `grid.expand`.
+        trial: the parameters, all of them, see `grid.complete`.
         data: `train`, `validation`, `test` (images uint8 `(N, C, H, W)`, labels int64 `(N,)`), `classes`, `source`,
             `sha256`, and perhaps `auxiliary`: further labels of the training images, then of the validation images, by
             name, see `training.auxiliary`; `validate`: further such pairs by name, on which the net is measured at its
-            end; and `findings`: what is wrong with the data, see `diagnosis.data_findings`.
+            end; `attacked`: whether it is attacked then, too; and `findings`: what is wrong with the data, see
+            `diagnosis.data_findings`.
         folder: of this trial alone.
         memory_limit, gpu_share: GiB that the training may take, see `limits.bounded_memory`.
         least: bytes that trainings are known to need at least; what is found out here is added.
@@ -89,7 +89,7 @@ def measure_stopped(trial: Mapping[str, Any], data: Mapping[str, Any], folder: P
         return read_json(folder / RESULT)
     _sweep_out(folder)
     data = _as_used(trial, data)
-    card = _card(trial, data)
+    card = card_of(trial, data["train"][0], data["classes"])
     net = card.build()
     history = load_judged(folder / STATE, net)
     net.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]  # missing in torch's stubs
@@ -107,24 +107,23 @@ def _train(
 ) -> dict[str, Any]:
     data = _as_used(trial, data)
     images, labels = data["train"]
-    card = _card(trial, data)
-    asked = {name: trial[name] for name in FIT_PARAMETERS if name in trial}
+    card = card_of(trial, images, data["classes"])
     if allowed:
-        _must_fit(card, images, asked, allowed, least)
+        _must_fit(card, images, trial, allowed, least)
     torch.manual_seed(trial["seed"])
     net = card.build()
     history = fit(
         net,
         images,
         labels,
-        validation=None if trial.get("refit") else data["validation"],
+        validation=None if trial["refit"] else data["validation"],
         seed=trial["seed"],
         state=folder / STATE,
         auxiliary={
             name: told[: len(images)] for name, told in data.get("auxiliary", {}).items() if name in auxiliary_of(trial)
         },
         on_epoch=on_epoch,
-        **asked,
+        **of_fit(trial),
     )
     return {"status": "ok", "reason": None, **_measured(net, card, trial, data, history, folder)}
 
@@ -132,18 +131,17 @@ def _train(
 def _must_fit(
     card: ModelCard,
     images: np.ndarray,
-    asked: Mapping[str, Any],
+    trial: Mapping[str, Any],
     allowed: float,
     least: MutableMapping[str, int],
 ) -> None:
     """DoesNotFit where the training surely takes more than `allowed` GiB."""
-    asked = {name: one.default for name, one in inspect.signature(fit).parameters.items()} | dict(asked)
-    shape = (min(asked["batch_size"], len(images)), *images.shape[1:])
-    training = json.dumps([card.net, card.parameters, len(card.classes), shape, asked["optimizer"]])
+    shape = (min(trial["batch_size"], len(images)), *images.shape[1:])
+    training = json.dumps([card.net, card.parameters, len(card.classes), shape, trial["optimizer"]])
     if training not in least:
         device = device_of_choice()
         least[training] = training_bytes(
-            card.build, shape, optimizer=asked["optimizer"], device=device.type, bfloat16=has_fast_bf16(device)
+            card.build, shape, optimizer=trial["optimizer"], device=device.type, bfloat16=has_fast_bf16(device)
         )
     needed = least[training]
     if needed > allowed * GIB:
@@ -168,7 +166,7 @@ def _measured(
     measured = {
         "accuracy": float((answers == labels).mean()),
         **{name: last.get(name) for name in ("validation_accuracy", "validation_loss", "train_accuracy", "loss")},
-        **(_withstood(plain, net, data) if "defense" in trial else {}),
+        **(_withstood(plain, net, data) if data.get("attacked") else {}),
         "majority_share": float(np.bincount(labels).max() / len(labels)),
         "largest_answer_share": float(np.bincount(answers).max() / len(answers)),
         "parameter_count": sum(p.numel() for p in net.parameters()),
@@ -190,7 +188,7 @@ def _defended(
     net: nn.Module, card: ModelCard, trial: Mapping[str, Any], data: Mapping[str, Any], folder: Path
 ) -> nn.Module:
     """The trained net behind the defence of its trial, as the card then says; without one, the net."""
-    card.defence = parse(trial.get("defense", NONE), channels=card.channels)
+    card.defence = parse(trial["defense"], channels=card.channels)
     if not card.defence:
         return net
     name = card.defence["name"]
@@ -205,7 +203,7 @@ def _of_validation(
     net: nn.Module, card: ModelCard, trial: Mapping[str, Any], data: Mapping[str, Any]
 ) -> dict[str, float]:
     """Of a defended net, figures on the validation split: those of its training are of the net without the defence."""
-    if not card.defence or trial.get("refit"):
+    if not card.defence or trial["refit"]:
         return {}
     return {f"validation_{name}": value for name, value in evaluate(net, *data["validation"]).items()}
 
@@ -231,23 +229,18 @@ def _answers(net: nn.Module, images: np.ndarray) -> np.ndarray:
     return logits_of(net, images).argmax(1).numpy()
 
 
-def _card(trial: Mapping[str, Any], data: Mapping[str, Any]) -> ModelCard:
-    images = data["train"][0]
-    return ModelCard(
-        net=trial["net"],
-        parameters={name: trial[name] for name in NET_PARAMETERS if name in trial},
-        classes=data["classes"],
-        channels=images.shape[1],
-        size=images.shape[2:],
-    )
+def card_of(trial: Mapping[str, Any], images: np.ndarray, classes: Sequence[str]) -> ModelCard:
+    """The card of the net that a trial trains on `images` `(N, C, H, W)`."""
+    _, channels, height, width = images.shape
+    return ModelCard(trial["net"], of_net(trial), tuple(classes), channels, (height, width))
 
 
 def _as_used(trial: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
     """The data with what the trial learns as its `train`."""
     learnt = data["train"]
-    if trial.get("refit"):
+    if trial["refit"]:
         learnt = [np.concatenate(both) for both in zip(data["train"], data["validation"], strict=True)]
-    return {**data, "train": tuple(part[: trial.get("train_size")] for part in learnt)}
+    return {**data, "train": tuple(part[: trial["train_size"]] for part in learnt)}
 
 
 def reason_of(wrong: Exception, allowed: float | None = None) -> str:

@@ -17,7 +17,7 @@ from dxray.orchestrator.ray.session import BASE, cpus, gpus
 from dxray.orchestrator.runs.buckets import Place, files, in_arrow
 from dxray.orchestrator.runs.working_copy import worked_in
 from dxray.orchestrator.sweep.callbacks import LOST, Watcher, folder_of
-from dxray.orchestrator.sweep.grid import NET_PARAMETERS
+from dxray.orchestrator.sweep.grid import of_net
 from dxray.orchestrator.sweep.mlflow_log import MlflowLog
 from dxray.orchestrator.sweep.search import HALVE, CellSearcher, Study, early_stopping
 from dxray.orchestrator.sweep.trial_process import Unwritable, run_trial
@@ -84,7 +84,7 @@ def run_trials(
     tuner = tune.Tuner(
         tune.with_resources(
             # A list, for Tune would put the reference itself into the store.
-            tune.with_parameters(_trial, shared=[shared], out=out, limits=limits),
+            tune.with_parameters(_trial, trials=trials, shared=[shared], out=out, limits=limits),
             limits.resources(),
         ),
         tune_config=tune.TuneConfig(
@@ -102,6 +102,7 @@ def run_trials(
             storage_filesystem=system,
             callbacks=[watcher, TBXLoggerCallback()],
             failure_config=tune.FailureConfig(max_failures=LOST),
+            progress_reporter=tune.CLIReporter(),  # silent by the next line; that of notebooks wipes a cell's output
             verbose=0,
         ),
     )
@@ -115,11 +116,12 @@ def run_trials(
     return watcher.table()
 
 
-def _trial(config: dict[str, Any], shared: list[ray.ObjectRef], out: Place, limits: Limits) -> None:
+def _trial(config: dict[str, Any], trials: Trials, shared: list[ray.ObjectRef], out: Place, limits: Limits) -> None:
     """All that Tune knows of a trial."""
     import torch._dynamo  # noqa: F401  # here, once: optimizers load it, which takes each process a second
 
-    index, trial = config["index"], config["trial"]
+    index = config["trial"]
+    trial = trials[index]
 
     def report(row: dict[str, Any]) -> None:
         keep()  # first: whoever stops the training by this report finds its state
@@ -147,9 +149,9 @@ def _trial(config: dict[str, Any], shared: list[ray.ObjectRef], out: Place, limi
 
 def work_of(trial: Mapping[str, Any], data: Mapping[str, Any]) -> float:
     """What a training costs beside others: multiplications over all epochs. 0 where the trial makes no net."""
-    images = data["train"][0][: trial.get("train_size")]
-    asked = [name for name in NET_PARAMETERS if name in trial and name not in ("dropout", "tta_flip", "tta_shift")]
-    net = tuple((name, trial[name]) for name in asked)
+    images = data["train"][0][: trial["train_size"]]
+    free = ("dropout", "tta_flip", "tta_shift")  # which multiply nothing in a training
+    net = tuple((name, value) for name, value in of_net(trial).items() if name not in free)
     try:
         return (
             _multiplications(trial["net"], net, images.shape[1:], len(data["classes"])) * len(images) * trial["epochs"]
@@ -166,7 +168,7 @@ def _multiplications(net: str, parameters: tuple[tuple[str, Any], ...], shape: t
 
 
 def _name(trial: Any) -> str:
-    return f"{trial.config['index']:04d}"
+    return f"{trial.config['trial']:04d}"
 
 
 def _none() -> None:

@@ -156,7 +156,7 @@ def sweep(workers: int, seconds: float, *, each: int = 4, epochs: int = 10) -> N
     """Trainings, `each` a worker, that take `seconds` of it together."""
     an_epoch = seconds / each / epochs
 
-    def sleeping(config: dict[str, Any], shared: Any, out: Path, limits: Any) -> None:
+    def sleeping(config: dict[str, Any], trials: Any, shared: Any, out: Path, limits: Any) -> None:
         began = time.time()
         told = []
         for epoch in range(1, epochs + 1):
@@ -164,7 +164,7 @@ def sweep(workers: int, seconds: float, *, each: int = 4, epochs: int = 10) -> N
             row = {"epoch": epoch, "loss": 0.5, "train_accuracy": 0.8, "validation_accuracy": 0.8}
             told.append(row)
             if epoch == epochs:
-                folder = out / "trials" / f"{config['index']:04d}"
+                folder = out / "trials" / f"{config['trial']:04d}"
                 folder.mkdir(parents=True, exist_ok=True)
                 for name in ("model.safetensors", "model.json"):
                     (folder / name).write_text(json.dumps({"sha256": "ab"}))

@@ -20,7 +20,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 @pytest.fixture(scope="session")
 def cluster(lab: Lab) -> Lab:
     """The lab, its head and worker one Ray cluster: brought up from the laptop as cluster.yaml says."""
-    unwanted = [f"--exclude={name}" for name in (".git", ".venv", "runs", "tests", "__pycache__", ".*_cache")]
+    unwanted = [f"--exclude={name}" for name in ("/.git", "/.venv", "/runs", "/tests", "__pycache__", ".*_cache")]
     lab.laptop.run(["rsync", "-a", *unwanted, f"{ROOT}/", "project"])
     (lab.folder / "shared" / "cluster.yaml").write_text(edited((ROOT / "cluster" / "cluster.yaml").read_text()))
     lab.laptop.run(f"cp {SHARED}/cluster.yaml {PROJECT}/cluster.yaml")

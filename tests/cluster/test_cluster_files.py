@@ -4,9 +4,12 @@ The checker of the Kubernetes files knows the fields of KubeRay's `ray.io/v1` an
 that is misspelt, or stands in the wrong place, is one that it does not know. It is no substitute for the real schema.
 """
 
+import os
+import re
 import shutil
 import subprocess
 import tomllib
+from collections.abc import Callable
 from configparser import ConfigParser
 from pathlib import Path
 from typing import Any
@@ -15,11 +18,12 @@ import pytest
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from dxray.orchestrator.cli.app import parser
+from dxray.orchestrator.cli.app import parsed
 from tests.cluster.machines import ROOT
 
 CLUSTER = ROOT / "cluster"
 CLUSTERS = sorted(path.name for path in CLUSTER.glob("*.yaml"))
+SCRIPTS = ("attack", "retrain", "sweep")  # the verbs that are submitted
 KUBERNETES = sorted(path.name for path in (CLUSTER / "kubernetes").glob("*.yaml"))
 
 # Field -> the fields below it; None: whatever; a list: of such things.
@@ -115,6 +119,41 @@ def pods(job: dict[str, Any]) -> list[dict[str, Any]]:
     return [group["template"]["spec"] for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"])]
 
 
+def needed(root: Path) -> set[str]:
+    """What pip installs dxray from: the files that pyproject.toml names, and the package with its links followed."""
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    files = [root / "pyproject.toml", root / project["readme"], *(root / name for name in project["license-files"])]
+    for folder, _, names in os.walk(root / "src" / "dxray", followlinks=True):
+        files += [Path(folder, name) for name in names if not name.endswith(".pyc")]
+    return {str(file.relative_to(root)) for file in files if file.exists()}
+
+
+def lay(source: Path, target: Path, kept: Callable[[Path], bool] = lambda _: True) -> None:
+    """Copy a file, or a folder with its links as links, without the files that are not `kept`."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if not source.is_dir():
+        shutil.copy(source, target)
+        return
+
+    def left_out(folder: str, names: list[str]) -> set[str]:
+        inside = (Path(folder, name) for name in names)
+        return {path.name for path in inside if (path.is_symlink() or path.is_file()) and not kept(path)}
+
+    shutil.copytree(source, target, symlinks=True, ignore=left_out)
+
+
+def kept_by_docker(path: Path) -> bool:
+    """Whether .dockerignore lets a file of the checkout into the image: its last line that fits says so."""
+    kept = True
+    inside = path.relative_to(ROOT)
+    within = [str(part) for part in (inside, *inside.parents)]
+    for line in (ROOT / ".dockerignore").read_text().split():
+        pattern = re.escape(line.lstrip("!")).replace(r"\*\*/", "(.*/)?").replace(r"\*\*", ".*").replace(r"\*", "[^/]*")
+        if any(re.fullmatch(pattern, part) for part in within):
+            kept = line.startswith("!")
+    return kept
+
+
 @pytest.mark.parametrize("name", CLUSTERS)
 def test_a_cluster_file_fits_rays_own_schema(name: str) -> None:
     validate_config(prepare_config(yaml.safe_load((CLUSTER / name).read_text())))
@@ -137,13 +176,24 @@ def test_a_cluster_file_opens_nothing_and_asks_for_the_token(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CLUSTERS)
-def test_a_cluster_file_sends_all_that_an_installation_needs(name: str) -> None:
+def test_a_cluster_file_sends_all_that_an_installation_needs(tmp_path: Path, name: str) -> None:
     mounts = yaml.safe_load((CLUSTER / name).read_text())["file_mounts"]
-    sent = {Path(remote).name for remote, local in mounts.items() if local.startswith("../")}
-    assert all((CLUSTER / local).exists() for local in mounts.values() if local.startswith("../"))
-    built = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    assert set(built["tool"]["setuptools"]["packages"]) <= sent
-    assert {"pyproject.toml", built["project"]["readme"], "constraints.txt"} <= sent
+    app = "~/dxray/app/"
+    sent = {remote.removeprefix(app): CLUSTER / local for remote, local in mounts.items() if remote.startswith(app)}
+    for remote, local in sent.items():
+        lay(local, tmp_path / remote)
+    assert "constraints.txt" in sent
+    assert needed(tmp_path) == needed(ROOT)
+
+
+def test_the_image_is_made_of_all_that_an_installation_needs_and_of_nothing_else(tmp_path: Path) -> None:
+    for sources, target in re.findall(r"^COPY --chown=ray (.+) (\S+)$", (CLUSTER / "Dockerfile").read_text(), re.M):
+        for source in map(Path, sources.split()):
+            lay(ROOT / source, tmp_path / target / (source.name if target.endswith("/") else ""), kept_by_docker)
+    assert needed(tmp_path) == needed(ROOT)
+    assert sorted(tmp_path.glob("cluster/*")) == [tmp_path / "cluster" / f"{verb}.py" for verb in SCRIPTS]
+    for stray in ("attacks/face.png", "src/dxray.egg-info/PKG-INFO", "src/dxray/__pycache__/a.pyc", "runs/a.py"):
+        assert not kept_by_docker(ROOT / stray), stray
 
 
 @pytest.mark.parametrize("name", KUBERNETES)
@@ -176,7 +226,7 @@ def test_the_entrypoint_is_a_script_of_the_image_with_arguments_that_it_takes(na
     python, script, *arguments = job_of(name)["entrypoint"].split()
     assert (python, script) == ("python", f"/app/cluster/{verb}.py")
     assert f"cluster/{verb}.py" in (CLUSTER / "Dockerfile").read_text()
-    parser().parse_args([verb, *arguments])
+    parsed([verb, *arguments])
 
 
 def test_the_cron_job_looks_for_new_faces_never_two_at_once() -> None:
@@ -189,7 +239,7 @@ def test_the_cron_job_looks_for_new_faces_never_two_at_once() -> None:
     (pod,) = pods(job)
     program, *words = pod["containers"][0]["command"]
     assert program == "dxray"
-    assert parser().parse_args(words).update == Path("/srv/dxray/runs/retrain")
+    assert parsed(words)[1].arguments["update"] == Path("/srv/dxray/runs/retrain")
 
 
 def test_the_systemd_units_are_of_their_form_and_call_what_there_is() -> None:
@@ -206,7 +256,7 @@ def test_the_systemd_units_are_of_their_form_and_call_what_there_is() -> None:
         if kind == "service":
             program, *words = unit["Service"]["ExecStart"].split()
             assert program.endswith("/bin/dxray")
-            assert parser().parse_args(words).update
+            assert "update" in parsed(words)[1].arguments
         elif shutil.which("systemd-analyze"):
             subprocess.run(["systemd-analyze", "calendar", unit["Timer"]["OnCalendar"]], check=True)
 

@@ -106,7 +106,7 @@ def submit(script: str, arguments: str) -> str:
 
 def dxray(lab: Lab, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
     """The command of the laptop's checkout, as `cd cluster && dxray WORDS`."""
-    command = f"PYTHONPATH=.. {shlex.join([sys.executable, '-m', 'dxray.orchestrator.cli.app', *words])}"
+    command = f"PYTHONPATH=../src {shlex.join([sys.executable, '-m', 'dxray.orchestrator.cli.app', *words])}"
     return lab.laptop.run(command, folder=PROJECT, check=check)
 
 

@@ -1,15 +1,11 @@
-"""What dxray.models.data.images promises: the same pixels from any file, and a reason for what cannot be read."""
+"""What `data.images` promises: the same pixels from any file, in any mode, and a reader of plain PNG that agrees."""
 
 import io
 import logging
-import os
 import struct
-import threading
-import warnings
 import zlib
 from collections import Counter
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pyarrow.compute as pc
@@ -19,31 +15,8 @@ from PIL import Image
 
 from dxray.models.data import images
 from dxray.models.data.images import UnreadableImage, decode, encode_png, fit_to
-
-REAL_FACES = Path(__file__).resolve().parents[3].parent / "shared" / "faces"
-needs_real_faces = pytest.mark.skipif(
-    not (REAL_FACES / "utkface48.parquet").is_file(), reason="the real faces (../shared/faces) are not on this machine"
-)
-
-
-def noise(*shape: int) -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-
-
-def saved(image: Image.Image, form: str, **options: object) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, form, **options)
-    return buffer.getvalue()
-
-
-def png_header(width: int, height: int) -> bytes:
-    """A PNG that claims to have ``width`` x ``height`` grey pixels, and has none."""
-    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    crc = struct.pack(">I", zlib.crc32(header))
-    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + crc + bytes(4) + b"IDAT\x35\xaf\x06\x1e"
-
-
-# ---- an image that already fits is not touched
+from tests.models.data.pictures import noise, saved
+from tests.models.data.sources import REAL_FACES, needs_real_faces
 
 
 def test_every_grey_value_survives_being_written_and_read_back() -> None:
@@ -73,9 +46,6 @@ def test_png_bytes_are_deterministic_and_hold_pixels_only() -> None:
     assert data == encode_png(noise(1, 48, 48))
     with Image.open(io.BytesIO(data)) as image:
         assert (image.mode, image.size, image.info) == ("L", (48, 48), {})
-
-
-# ---- a plain PNG is read without Pillow, and as Pillow reads it
 
 
 def by_pillow(data: bytes, size: tuple[int, int], channels: int) -> np.ndarray:
@@ -181,9 +151,6 @@ def test_bytes_str_and_path_read_the_same(tmp_path: Path) -> None:
     file.write_bytes(encode_png(noise(60, 50)))
     for source in (file, str(file)):
         np.testing.assert_array_equal(decode(source), decode(file.read_bytes()))
-
-
-# ---- any mode becomes 8-bit grey or RGB
 
 
 def test_16_bit_grey_is_scaled_not_clipped() -> None:
@@ -326,136 +293,6 @@ def test_a_large_jpeg_is_shrunk_early_within_a_level_and_a_small_one_not_at_all(
         with Image.open(io.BytesIO(data)) as image:
             full = fit_to(image).astype(int)
         assert np.abs(decode(data) - full).max() <= most
-
-
-# ---- what cannot be read says why
-
-
-@pytest.mark.parametrize(
-    ("data", "reason"),
-    [
-        (b"", "empty"),
-        (b"name,label\n1,2\n", "not an image: it begins with b'name,label"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image"),
-        (b"\xff\xd8\xff\xe0", "truncated or damaged within its header"),
-        (png_header(0, 48), "no pixels"),
-        (png_header(48, 0), "no pixels"),
-        (png_header(10_001, 10_000), "10001 x 10000 pixels, more than the limit of 100 megapixels"),
-        (png_header(9_500, 10_000), "^truncated: "),  # large enough for Pillow to warn, but within our limit
-        (png_header(100_000, 100_000), "far more pixels than the limit of 100 megapixels"),
-    ],
-)
-def test_bytes_that_are_no_image_say_why(data: bytes, reason: str) -> None:
-    with pytest.raises(UnreadableImage, match=reason):
-        decode(data)
-
-
-@pytest.mark.parametrize("form", ["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM"])
-@pytest.mark.parametrize("part", [0.01, 0.5, 0.9])
-def test_a_truncated_file_is_never_half_an_image(form: str, part: float) -> None:
-    data = saved(Image.fromarray(noise(64, 64, 3)), form)
-    with pytest.raises(UnreadableImage, match=r"truncated|damaged"):
-        decode(data[: max(6, int(part * len(data)))])
-
-
-def test_half_a_jpeg_is_called_truncated() -> None:
-    data = saved(Image.fromarray(noise(64, 64)), "JPEG")
-    with pytest.raises(UnreadableImage, match=r"^truncated: the file ends before the picture does$"):
-        decode(data[: len(data) // 2])
-
-
-def test_damage_raises_nothing_but_unreadable_image() -> None:
-    """Random bytes overwritten in every format: an array or UnreadableImage in one line, never anything else."""
-    rng = np.random.default_rng(1)
-    for form in ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM"):
-        whole = saved(Image.fromarray(noise(24, 24, 3)), form)
-        for _ in range(40):
-            data = bytearray(whole)
-            for place in rng.integers(0, min(len(data), 200), 4):
-                data[place] = rng.integers(0, 256)
-            try:
-                outcome = str(decode(bytes(data), size=8).shape)
-            except UnreadableImage as error:
-                outcome = str(error)
-            assert outcome
-            assert "\n" not in outcome
-
-
-def test_paths_that_cannot_be_read_say_why(tmp_path: Path) -> None:
-    (tmp_path / "folder.jpg").mkdir()
-    (tmp_path / "empty.jpg").touch()
-    (tmp_path / "text.jpg").write_text("not a picture")
-    (tmp_path / "link.jpg").symlink_to(tmp_path / "gone.jpg")
-    os.mkfifo(tmp_path / "pipe.jpg")
-    for name, reason in {
-        "absent.jpg": "does not exist",
-        "folder.jpg": "a directory, not a file",
-        "empty.jpg": r"an empty file \(0 bytes\)",
-        "text.jpg": "not an image: it begins with b'not a pictur'",
-        "link.jpg": "a link to .*gone.jpg, which does not exist",
-        "pipe.jpg": "not a regular file",
-        "nul\0.jpg": "not a possible file name",
-        "x" * 300: "cannot be opened",
-    }.items():
-        with pytest.raises(UnreadableImage, match=reason):
-            decode(tmp_path / name)
-
-
-def test_a_file_that_may_not_be_read_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = tmp_path / "secret.png"
-    file.write_bytes(encode_png(noise(4, 4)))
-
-    def refuse(*_: object) -> None:  # the superuser may read everything, so a mode of 000 would test nothing there
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(Path, "open", refuse)
-    with pytest.raises(UnreadableImage, match="permission denied"):
-        decode(file)
-
-
-# ---- it leaves the process as it was
-
-
-def test_pillows_limit_and_the_warning_filters_are_left_alone() -> None:
-    before = list(warnings.filters), Image.MAX_IMAGE_PIXELS
-    decode(encode_png(noise(4, 4)))
-    with pytest.raises(UnreadableImage):
-        decode(png_header(9_500, 10_000))
-    assert (list(warnings.filters), Image.MAX_IMAGE_PIXELS) == before
-
-
-@pytest.mark.parametrize("action", ["error", "always"])
-def test_pillows_warnings_neither_show_nor_stop_it(action: Literal["error", "always"]) -> None:
-    rgba = Image.new("RGBA", (48, 48), (9, 9, 9, 255))
-    odd_exif = saved(rgba, "PNG", exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff\x12\x01\x03")
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter(action)
-        assert (decode(odd_exif) == 9).all()
-        with pytest.raises(UnreadableImage, match=r"^truncated: "):
-            decode(png_header(9_500, 10_000))
-    assert caught == []
-
-
-def test_overlapping_threads_restore_the_warning_filters() -> None:
-    before = list(warnings.filters)
-    first_in, second_in = threading.Event(), threading.Event()
-
-    def leaves_first() -> None:
-        with images.quiet_pillow():
-            first_in.set()
-            second_in.wait(10)
-
-    thread = threading.Thread(target=leaves_first)
-    thread.start()
-    first_in.wait(10)
-    with images.quiet_pillow():
-        second_in.set()
-        thread.join(10)
-        assert list(warnings.filters) != before
-    assert list(warnings.filters) == before
-
-
-# ---- the choice of filter and order
 
 
 @needs_real_faces

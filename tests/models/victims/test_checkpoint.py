@@ -4,13 +4,16 @@ import json
 import pickle
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from dxray.models.nets import MODELS, parameters_of
 from dxray.models.victims.checkpoint import CARD, WEIGHTS, CheckpointError, ModelCard, load, save
 
 CARD_OF = {"net": "convnet", "parameters": {"filters": 4, "batch_norm": True}, "classes": ("male", "female")}
+WHOLE = parameters_of("convnet") | {"filters": 4, "batch_norm": True}
 
 
 @pytest.fixture
@@ -30,6 +33,28 @@ def test_a_loaded_net_answers_as_the_saved_one(tmp_path: Path) -> None:
     assert read == written
     assert read.trained == {"seed": 7}
     assert not again.training
+
+
+@pytest.mark.parametrize("net", MODELS)
+def test_a_saved_net_is_built_again_without_any_default_of_the_code(
+    net: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card = ModelCard(net, {"filters": 4}, ("a", "b"))
+    saved = card.build().eval()
+    written = save(saved, card, tmp_path)
+    assert written.parameters == parameters_of(net) | {"filters": 4}
+    other: dict[str, Any] = {"blocks": 2, "convs": 6, "filters": 3, "out_channels": 5, "stem_blocks": 1, "dropout": 0.9}
+    other |= {"batch_norm": True, "tta_flip": True, "tta_shift": True}
+    changed = {name: other[name] for name in parameters_of(net)}
+    monkeypatch.setattr(
+        MODELS[net].__init__, "__kwdefaults__", {**(MODELS[net].__init__.__kwdefaults__ or {}), **changed}
+    )
+    assert parameters_of(net) == changed
+    again, read = load(tmp_path)
+    assert str(again) == str(saved)
+    images = torch.rand(2, 1, 48, 48)
+    assert torch.equal(again(images), saved(images))
+    assert read == written
 
 
 @pytest.mark.parametrize("path", ["", WEIGHTS, CARD])
@@ -77,10 +102,16 @@ def other_weights(folder: Path) -> None:
         (lambda f: (f / CARD).unlink(), f"has no {CARD}"),
         (lambda f: (f / CARD).write_text("{"), "damaged"),
         (lambda f: (f / CARD).write_text("[]"), "damaged"),
-        (lambda f: edit_card(f, net="densenet"), "does not hold the densenet"),
+        (lambda f: edit_card(f, net="densenet", parameters=WHOLE | {"out_channels": 4}), "does not hold the densenet"),
+        (lambda f: edit_card(f, net="densenet"), "does not say the out_channels of its densenet"),
         (lambda f: edit_card(f, net="alexnet"), "known are: convnet, densenet"),
-        (lambda f: edit_card(f, parameters={"filters": 8, "batch_norm": True}), "does not hold"),
-        (lambda f: edit_card(f, format="other 9"), "another format"),
+        (lambda f: edit_card(f, parameters=WHOLE | {"filters": 8}), "does not hold"),
+        (
+            lambda f: edit_card(f, parameters={"filters": 4, "batch_norm": True}),
+            "not say the blocks, convs, dropout of",
+        ),
+        (lambda f: edit_card(f, parameters=None), "damaged"),
+        (lambda f: edit_card(f, format="dxray checkpoint 1"), "of another format than 'dxray checkpoint 2'; train"),
         (lambda f: edit_card(f, classes=["female", "male"]), "not the file"),
         (other_weights, "not the file"),
         (lambda f: (f / WEIGHTS).write_bytes(pickle.dumps({"x": 1})), "damaged or truncated"),

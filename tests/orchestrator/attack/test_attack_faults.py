@@ -36,7 +36,7 @@ def command(*words: object) -> list[str]:
 def settings(**environment: object) -> dict[str, Any]:
     """For a process of the script: shards of 4 images, on 2 CPUs."""
     code = Path(__file__).resolve().parents[3]
-    paths = os.pathsep.join(map(str, (PLANTED, code)))
+    paths = os.pathsep.join(map(str, (PLANTED, code / "src")))
     given = {"PYTHONPATH": paths, "SHARD": "4", "RAY": json.dumps({"num_cpus": 2}), "RAY_USAGE_STATS_ENABLED": "0"}
     return {"env": os.environ | given | {name: str(value) for name, value in environment.items()}, "cwd": code}
 
@@ -165,7 +165,7 @@ def test_a_worker_that_is_killed_takes_no_image_with_it(
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-        **settings(MILLISECONDS=100, SPY=tmp_path / "spy"),
+        **settings(MILLISECONDS=250, SPY=tmp_path / "spy"),
     ) as driver:
         deadline = time.monotonic() + 120
         workers: set[int] = set()

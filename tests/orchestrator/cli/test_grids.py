@@ -12,7 +12,7 @@ from dxray.orchestrator.console import Console
 from dxray.orchestrator.sweep.grid import expand
 from dxray.orchestrator.sweep.grid_files import presets
 from dxray.orchestrator.sweep.sweep import SweepConfig
-from dxray.orchestrator.sweep.tables import write_tables
+from dxray.orchestrator.sweep.tables import FORMAT, write_tables
 
 Row = dict[str, Any]
 Rows = Callable[..., list[Row]]
@@ -27,7 +27,7 @@ def asked(monkeypatch: pytest.MonkeyPatch, rows: Rows) -> list[SweepConfig]:
         configs.append(config)
         made = rows(config.grid)
         out.mkdir(parents=True)
-        (out / "sweep.json").write_text(json.dumps({"trials": expand(config.grid)}))
+        (out / "sweep.json").write_text(json.dumps({"format": FORMAT, "trials": expand(config.grid)}))
         write_tables(out, made)
         return {"out": str(out), "best": str(out / "best"), "best_trial": made[0], "trials": made}
 

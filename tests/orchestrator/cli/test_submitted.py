@@ -39,7 +39,7 @@ def test_a_script_puts_its_run_in_the_shared_folder_and_goes_on_with_it(
 
 def test_a_job_that_goes_on_keeps_what_decides_nothing_of_the_results(tmp_path: Path) -> None:
     words = ["faces/", "--model", "net", "--gpus-per-worker=0.5", "--strict", "--json"]
-    options = app.parser().parse_args(["attack", *words])
+    options = app.parsed(["attack", *words])[1].arguments
     assert submitted._command(options, "attack", words, tmp_path) == ["attack", *words, "--out", str(tmp_path)]
     (tmp_path / "attack.json").touch()
     kept = ["--json", "--strict", "--gpus-per-worker", "0.5"]
@@ -54,9 +54,19 @@ def test_a_run_that_came_otherwise_is_not_taken_over(runs: Path, capsys: pytest.
 
 
 def test_lost_quotes_are_explained(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        run("sweep", ["--data", "folder:my", "faces"])
-    assert "quote an argument that has spaces" in capsys.readouterr().err
+    assert run("sweep", ["--data", "folder:my", "faces"]) == 2
+    said = capsys.readouterr().err
+    assert "nothing takes 'faces'" in said
+    assert "quote an argument that has spaces" in said
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--list-presets"]])
+def test_what_needs_no_cluster_waits_for_none(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(submitted, "connected", None)
+    assert run("sweep", words) == 0
+    assert "preset" in capsys.readouterr().out.lower()
 
 
 def test_what_a_node_cannot_read_is_said(tmp_path: Path) -> None:

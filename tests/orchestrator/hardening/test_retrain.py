@@ -20,6 +20,7 @@ from dxray.orchestrator.hardening.new_faces import sample
 from dxray.orchestrator.hardening.retrain import RetrainConfig, retrain
 from dxray.orchestrator.hardening.stop_rules import Rules
 from dxray.orchestrator.runs.store import locked, read_json
+from dxray.orchestrator.sweep.grid import training_defaults
 
 Said = tuple[int, str, str]
 
@@ -77,6 +78,12 @@ def test_a_round_attacks_learns_and_judges_and_leaves_its_lineage(
     assert after["weight_distance"] > 0
     assert after["unseen"] == ["apgd", "square"]
     assert result["generations"][0]["stop"]["rule"] == "rounds"
+    learnt = load(out / "rounds/0001/net")[1].trained
+    assert (learnt["round"], learnt["recipe"]["parent"], learnt["recipe"]["method"]) == (1, 0, "rounds")
+    usual = training_defaults() | {"epochs": 2, "lr": 1e-3, "augment_strength": 0.0}
+    assert learnt["training"] == usual | {"seed": 1, "objective": None}
+    # A net that was only measured is what it was.
+    assert load(out / "rounds/0000/net")[1].trained == load(trained)[1].trained
 
     attacked = pq.read_table(out / "rounds/0001/attack/dx/images").to_pylist()
     fooled = {row["name"]: row for row in attacked if row["status"] == "fooled"}
@@ -256,7 +263,7 @@ def test_a_method_that_attacks_in_each_batch_is_one_round(
         (["--method", "pgd", "--attack", "dx"], "leave --attack out"),
         (["--to-round", "3"], "--to-round goes with --rollback"),
         (["--every", "soon"], "--every soon: expected a number"),
-        (["--resume", "x"], "leave --out, --model out"),
+        (["--resume", "x"], "leave --model, --out out"),
     ],
 )
 def test_what_makes_no_sense_is_said_before_anything_is_done(
@@ -285,7 +292,7 @@ def test_another_request_than_that_of_the_run_is_refused(
     ("words", "sentence"),
     [
         (["--resume", "x", "--label-by", "net"], "leave --label-by out"),
-        (["--rollback", "x", "--seed", 1, "--epochs", 0], "leave --seed, --epochs out"),
+        (["--rollback", "x", "--seed", 1, "--epochs", 0], "leave --epochs, --seed out"),
         (["--update", "{empty}", "--label-by", "net"], "holds no retrain.json"),
         (["--resume", "{empty}", "--label-by", "net", "--every", "1h"], "holds no retrain.json"),
     ],

@@ -21,7 +21,7 @@ CODE = Path(__file__).resolve().parents[3]
 def killed_once(there: Callable[[], bool], *words: object) -> None:
     """Start the command in a process of its own, with a Ray of its own, and kill it as soon as `there`."""
     command = [sys.executable, "-m", "dxray.orchestrator.cli.app", "retrain", *map(str, words)]
-    env = os.environ | {"PYTHONPATH": str(CODE), "RAY_USAGE_STATS_ENABLED": "0"}
+    env = os.environ | {"PYTHONPATH": str(CODE / "src"), "RAY_USAGE_STATS_ENABLED": "0"}
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "start_new_session": True}
     with subprocess.Popen(command, cwd=CODE, env=env, **quiet) as driver:  # type: ignore[call-overload]
         deadline = time.monotonic() + 240

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("bucket")
 def test_killed_in_the_fit_the_rounds_are_those_of_a_run_in_a_folder(
     one_round: tuple[list[str], Path], trained: Path, many: Path, dxray: Callable[..., Said], tmp_path: Path
 ) -> None:
-    """On one CPU, for the fit has as many threads; attacks in a bucket are killed in `test_object_store.py`."""
+    """On one CPU, for the fit has as many threads; attacks in a bucket are killed in `test_buckets.py`."""
     asked, whole = one_round
     put_folder(trained, ObjectPath("s3://lab/net"))
     out = ObjectPath("s3://lab/a retraining")

@@ -1,6 +1,7 @@
 """Schedules by a clock that is told what time it is."""
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from dxray.models.data.faces import FacesError
 from dxray.orchestrator.console import Console
 from dxray.orchestrator.errors import Busy, UserError
 from dxray.orchestrator.hardening.schedule import Cron, Every, cron, every, keep
+from dxray.orchestrator.runs.buckets import ObjectPath
 from dxray.orchestrator.runs.store import locked, read_json
 
 START = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)  # a Monday
@@ -120,6 +122,16 @@ def test_two_processes_never_keep_the_schedule_of_one_run(looks: Looks, tmp_path
     assert looks(Every(3600), 0.5) == [START]
 
 
+@pytest.mark.usefixtures("bucket", "short_lease")
+def test_a_schedule_is_kept_in_a_bucket_as_in_a_folder(console: Console) -> None:
+    run = ObjectPath("s3://lab/kept")
+    looks: list[str] = []
+    for _ in range(2):
+        with pytest.raises(Over):
+            keep(run, Every(3600), lambda: looks.append("at once"), console, clock=FakeClock(START, START + HOUR / 2))
+    assert looks == ["at once"]  # and not again before the hour is over
+
+
 def test_cron_waits_for_its_time_and_makes_up_for_one_that_it_missed(looks: Looks) -> None:
     pytest.importorskip("cronsim", reason="cron expressions need the extra 'schedule'")
     at_three = Cron("0 3 * * *")
@@ -147,3 +159,56 @@ def test_what_a_person_writes() -> None:
     for wrong in ("0 3 * *", "61 3 * * 1", "0 3 31 2 *", "hello"):
         with pytest.raises(UserError, match="is no cron expression with a time to come"):
             cron(wrong)
+
+
+@pytest.fixture
+def in_zone(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    """Sets this machine's zone; whatever it was is set again."""
+
+    def move(name: str) -> None:
+        monkeypatch.setenv("TZ", name)
+        time.tzset()
+
+    yield move
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.mark.parametrize(
+    ("zone", "expression", "start", "hours", "expected"),
+    [
+        ("Europe/Paris", "30 2 * * *", "2027-03-27T12:00+01:00", 40, ["28T03:00+02:00", "29T02:30+02:00"]),
+        (
+            "Europe/Paris",
+            "0 * * * *",
+            "2027-03-28T00:30+01:00",
+            3,
+            ["28T01:00+01:00", "28T03:00+02:00", "28T04:00+02:00"],
+        ),
+        ("Europe/Paris", "30 2 * * *", "2027-10-30T12:00+02:00", 40, ["31T02:30+02:00", "01T02:30+01:00"]),
+        (
+            "Europe/Paris",
+            "0 * * * *",
+            "2027-10-31T01:30+02:00",
+            3,
+            ["31T02:00+02:00", "31T02:00+01:00", "31T03:00+01:00"],
+        ),
+        ("Europe/Paris", "30 2 * * *", "2027-10-31T02:10+01:00", 25, ["01T02:30+01:00"]),  # begun in the second pass
+        ("Australia/Lord_Howe", "10 2 * * *", "2027-10-02T03:00+10:30", 48, ["03T02:30+11:00", "04T02:10+11:00"]),
+        ("Australia/Lord_Howe", "45 1 * * *", "2027-04-03T12:00+11:00", 40, ["04T01:45+11:00", "05T01:45+10:30"]),
+        ("Asia/Kathmandu", "15 0 * * *", "2027-01-01T00:00+05:45", 25, ["01T00:15+05:45", "02T00:15+05:45"]),
+    ],
+)
+def test_cron_looks_once_at_each_time_where_clocks_change(
+    in_zone: Callable[[str], None],
+    looks: Looks,
+    zone: str,
+    expression: str,
+    start: str,
+    hours: int,
+    expected: list[str],
+) -> None:
+    pytest.importorskip("cronsim", reason="cron expressions need the extra 'schedule'")
+    in_zone(zone)
+    begun = looks(Cron(expression), hours, start=datetime.fromisoformat(start))
+    assert [when.astimezone().isoformat(timespec="minutes")[8:] for when in begun] == expected

@@ -1,27 +1,14 @@
 """What `dxray up`, `submit` and the like say before they call Ray; with a cluster they are tests/cluster's."""
 
 from collections.abc import Callable
-from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
 
-from dxray.orchestrator.cli.app import parser
 from dxray.orchestrator.ray import cluster
-from dxray.orchestrator.ray.cluster import EXAMPLES
 from tests.cluster.machines import ROOT
 
 Said = tuple[int, str, str]
-
-
-@pytest.mark.parametrize("verb", EXAMPLES)
-def test_its_example_is_accepted(verb: str) -> None:
-    assert parser().parse_args(EXAMPLES[verb].split()[1:]).cluster == Path("cluster/cluster.yaml")
-
-
-def test_arguments_of_a_script_are_its_own() -> None:
-    asked = parser().parse_args(["submit", "c.yaml", "sweep.py", "--", "--json", "--data", "folder:my faces"])
-    assert (asked.json, asked.arguments) == (False, ["--json", "--data", "folder:my faces"])
 
 
 @pytest.mark.parametrize(

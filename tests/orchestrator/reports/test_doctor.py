@@ -16,12 +16,14 @@ from dxray.models.data.images import encode_png
 from dxray.orchestrator.console import Console
 from dxray.orchestrator.reports.doctor import _splits
 from dxray.orchestrator.runs.store import replace_folder, write_json
-from dxray.orchestrator.sweep.sweep import CONFIG, FORMAT, SweepConfig, _arrays
+from dxray.orchestrator.sweep.grid import complete
+from dxray.orchestrator.sweep.sweep import SweepConfig, _arrays
+from dxray.orchestrator.sweep.tables import CONFIG, FORMAT
 from dxray.orchestrator.sweep.trial import RESULT, _as_used, train_trial
 
 SIZE = 16
-TRIAL = {"net": "convnet", "blocks": 2, "convs": 1, "filters": 8, "epochs": 2, "batch_size": 32, "lr": 5e-3, "seed": 0}
-CELLS: list[dict[str, Any]] = [TRIAL, TRIAL | {"lr": 1e-6}, TRIAL | {"lr": 1e3}, TRIAL | {"filters": 9}, TRIAL]
+TRIAL = complete({"net": "convnet", "blocks": 2, "convs": 1, "filters": 8, "epochs": 2, "batch_size": 32, "lr": 5e-3})
+TRIALS: list[dict[str, Any]] = [TRIAL, TRIAL | {"lr": 1e-6}, TRIAL | {"lr": 1e3}, TRIAL | {"filters": 9}, TRIAL]
 Said = tuple[int, str, str]
 
 
@@ -46,9 +48,9 @@ def run(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Path:
     out = tmp_path_factory.mktemp("run")
     config = SweepConfig(data=f"folder:{pictures}", size=SIZE)
     data, hashes = _arrays(config, read(config.data, size=SIZE), Console())
-    write_json(out / CONFIG, {"format": FORMAT, "config": asdict(config), "trials": CELLS, **hashes})
+    write_json(out / CONFIG, {"format": FORMAT, "config": asdict(config), "trials": TRIALS, **hashes})
     for index in range(3):
-        train_trial(CELLS[index], data, out / "trials" / f"{index:04d}")
+        train_trial(TRIALS[index], data, out / "trials" / f"{index:04d}")
     write_json(out / "trials" / "0003" / RESULT, {"status": "KO", "reason": "out of memory"})
     replace_folder(out / "trials" / "0000", out / "best", only=("model.safetensors", "model.json"))
     return out
@@ -81,16 +83,16 @@ def test_every_trained_trial_is_examined_and_the_others_are_named(run: Path, dxr
 def test_validation_images_that_were_learnt_count_as_learnt(pictures: Path) -> None:
     faces = read(f"folder:{pictures}", size=SIZE)
     sizes = {name: len(faces.split(name)) for name in ("train", "validation", "test")}
-    splits = _splits(faces, {"refit": True})
+    splits = _splits(faces, TRIAL | {"refit": True})
     assert {name: len(split) for name, split in splits.items()} == {
         "train": sizes["train"] + sizes["validation"],
         "test": sizes["test"],
     }
     data, _ = _arrays(SweepConfig(), faces, Console())
-    images, labels = _as_used({"refit": True}, data)["train"]
+    images, labels = _as_used(TRIAL | {"refit": True}, data)["train"]
     assert np.array_equal(splits["train"].images, images)
     assert np.array_equal(splits["train"].labels, labels)
-    assert len(_splits(faces, {"train_size": 9})["train"]) == 9
+    assert len(_splits(faces, TRIAL | {"train_size": 9})["train"]) == 9
 
 
 def test_a_healthy_trial_ends_with_success_and_says_what_was_checked(

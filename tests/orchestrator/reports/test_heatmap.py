@@ -47,6 +47,19 @@ def test_the_axes_are_labelled_as_the_course_does(rows: Rows) -> None:
     assert [said.count(value) for value in ("64", "256", "16")] == [1, 1, 2]  # an outer value stands once for its group
 
 
+def test_what_does_not_differ_stands_below_and_fits(rows: Rows) -> None:
+    for grid in (GRID, {"net": "convnet", "filters": 4}):
+        picture = draw(rows(grid))
+        heading, rest = picture.texts
+        assert rest.get_text().startswith("all: net ")
+        assert "lr 0.002" in rest.get_text()
+        picture.draw_without_rendering()
+        below, above = rest.get_window_extent(), picture.axes[0].get_window_extent()
+        assert picture.bbox.contains(*below.max)
+        assert picture.bbox.contains(*below.min)
+        assert below.y1 < above.y0 < above.y1 < heading.get_window_extent().y0
+
+
 def test_colours_run_from_the_larger_class_to_the_best_and_failures_have_none(rows: Rows, result: Result) -> None:
     picture = draw(rows(GRID, {0: KO, 1: result(0.95), 2: result(0.48), 3: result(0.543, largest_answer_share=1.0)}))
     colours = picture.axes[0].collections[0]

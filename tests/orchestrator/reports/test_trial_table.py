@@ -57,6 +57,32 @@ def test_the_shape_is_the_courses(rows: Rows, shown: Shown) -> None:
     ]
 
 
+@pytest.mark.parametrize("width", [160, 54])
+def test_what_does_not_differ_is_said_once_below_table_and_list(rows: Rows, shown: Shown, width: int) -> None:
+    text = shown(rows(GRID), width)
+    below = text.rpartition("┘\n")[2]
+    assert below.startswith("all: net densenet, out_channels 32, dropout 0.1,")
+    assert max(len(line) for line in below.splitlines()) <= width
+    for parameter in ("lr 0.002", "ema 0", "train_size all", "defense none", "seed 0"):
+        assert text.count(parameter) == 1
+    for parameter in ("blocks", "convs", "filters", "batch_size"):
+        assert parameter not in below
+
+
+def test_several_nets_are_told_apart_by_what_differs_and_not_by_what_only_follows(rows: Rows, shown: Shown) -> None:
+    text = shown(rows({"filters": [4, 8], "train_size": [100, 200]}))
+    head = text.partition("┡")[0]
+    assert all(name in head for name in ("net", "filters", "train_size"))
+    assert "convs" not in head
+    assert text.endswith("densenet: convs 3, out_channels 32\nconvnet: convs 2\n")
+
+
+def test_no_limit_of_the_training_images_is_called_all(rows: Rows, shown: Shown) -> None:
+    limited: Row = {"net": "convnet", "filters": [4, 8], "train_size": 100}
+    text = shown(rows([limited, {"net": "convnet", "filters": [4, 8]}]))
+    assert [line[0] for line in places(text)] == ["all", "100"]
+
+
 def test_each_failure_has_its_word_and_each_reason_comes_once(rows: Rows, shown: Shown) -> None:
     text = shown(rows(GRID, KO))
     found = [place for line in places(text) for place in line if place.startswith("KO")]

@@ -6,6 +6,7 @@ from typing import Any
 
 from dxray.orchestrator.runs.store import write_json
 from dxray.orchestrator.sweep.callbacks import Watcher, folder_of
+from dxray.orchestrator.sweep.grid import expand
 from dxray.orchestrator.sweep.tables import write_tables
 
 Row = dict[str, Any]
@@ -14,7 +15,7 @@ Row = dict[str, Any]
 def test_a_trial_that_ended_as_the_driver_was_killed_is_told_once(
     tmp_path: Path, rows: Callable[..., list[Row]]
 ) -> None:
-    trials = [{"net": "convnet", "filters": filters, "epochs": 1} for filters in (2, 4)]
+    trials = expand({"net": "convnet", "filters": [2, 4]})
     ko = {"status": "KO", "reason": "timed out after 3 s"}
     for index in range(2):
         write_json(folder_of(tmp_path, index) / "result.json", ko)

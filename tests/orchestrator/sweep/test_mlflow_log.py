@@ -8,15 +8,17 @@ import pytest
 
 from dxray.orchestrator.console import Console
 from dxray.orchestrator.errors import UserError
+from dxray.orchestrator.sweep.grid import PARAMETERS, complete
 from dxray.orchestrator.sweep.mlflow_log import MlflowLog
 
 # MLflow's own, of the libraries below it.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
+TRIAL = complete({"net": "convnet", "filters": 8, "lr": 0.012345})
 ROW: dict[str, Any] = {
     "trial": 3,
-    "net": "convnet",
-    "filters": 8,
+    **dict.fromkeys(PARAMETERS),
+    **TRIAL,
     "status": "ok",
     "reason": None,
     "accuracy": 0.75,
@@ -35,7 +37,8 @@ def test_each_ended_trial_is_a_run_with_its_parameters_and_a_metric_per_epoch(tm
     found = client.search_runs([client.get_experiment_by_name("faces").experiment_id])
     ok, failed = sorted(found, key=lambda run: run.info.run_name)
     assert ok.info.run_name == "trial 0003"
-    assert ok.data.params == {"net": "convnet", "filters": "8"}
+    assert ok.data.params == {name: str(value) for name, value in TRIAL.items()} | {"train_size": "all"}
+    assert (ok.data.params["lr"], ok.data.params["blocks"]) == ("0.012345", "4")
     assert (ok.data.metrics["accuracy"], ok.data.metrics["accuracy_other"], ok.info.status) == (0.75, 0.5, "FINISHED")
     assert [(m.step, m.value) for m in client.get_metric_history(ok.info.run_id, "loss")] == [(1, 0.7), (2, 0.4)]
     assert (failed.info.status, failed.data.tags["dxray.reason"]) == ("FAILED", "timed out after 3 s")

@@ -7,13 +7,14 @@ import pytest
 
 from dxray.models.training.cost import training_bytes
 from dxray.orchestrator.ray.limits import GIB
+from dxray.orchestrator.sweep.grid import complete
 from dxray.orchestrator.sweep.packing import CONTEXT, SPARE, Device, Probe, gpu_share, hungriest
 from dxray.orchestrator.sweep.sweep import SweepConfig, share_out
 
 SHAPE = (1, 48, 48)
-SMALL = {"net": "convnet", "filters": 4, "batch_size": 16}
-LARGE = {"net": "densenet", "filters": 16, "batch_size": 256}
-NO_NET = {"net": "convnet", "blocks": 9}
+SMALL = complete({"net": "convnet", "filters": 4, "batch_size": 16})
+LARGE = complete({"net": "densenet", "filters": 16, "batch_size": 256})
+NO_NET = complete({"net": "convnet", "blocks": 9})
 
 
 def of(taken: float, whole: float) -> Probe:

@@ -25,10 +25,11 @@ def test_a_plan_counts_nets_and_places_and_leaves_nothing_on_disk(
     dxray: Callable[..., Said], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    code, out, _ = dxray("plan", *GRID, "--epochs", 2, "--max-concurrent", 1, "--json")
+    code, out, said = dxray("plan", *GRID, "--epochs", 2, "--max-concurrent", 1, "--json")
     short = json.loads(out)
     assert (code, short["trials"], short["at_once"], short["gpus_each"]) == (0, 4, 1, 0)
     assert 0 < short["seconds_least"] < short["seconds_most"] < short["seconds"]
+    assert "all: net convnet, blocks 2, convs 2, batch_norm on, epochs 2, batch_size 64, lr 0.002, " in said
     assert not list(tmp_path.iterdir())
 
 

@@ -21,6 +21,7 @@ from dxray.orchestrator.cli.app import main
 from dxray.orchestrator.console import Console
 from dxray.orchestrator.errors import UserError
 from dxray.orchestrator.reports.trial_table import show_table
+from dxray.orchestrator.sweep.grid import PARAMETERS, expand, of_net
 from dxray.orchestrator.sweep.sweep import SweepConfig, asked, resume, sweep
 
 GRID: dict[str, list[Any]] = {"net": ["convnet"], "convs": [1], "filters": [4, 8], "epochs": [2], "dropout": [0.0]}
@@ -37,8 +38,15 @@ def test_every_trial_has_a_row_and_the_best_net_is_saved(faces: Faces, tmp_path:
     table = pq.read_table(tmp_path / "out" / "trials.parquet").to_pylist()
     assert [(row["filters"], row["status"]) for row in table] == [(4, "ok"), (8, "ok")]
     assert [row["accuracy"] for row in result["trials"]] == [row["accuracy"] for row in table]
+    trials = expand(config().grid)
+    for written in (table, result["trials"]):  # the latter are what `--json` prints
+        assert [{name: row[name] for name in PARAMETERS} for row in written] == [
+            dict.fromkeys(PARAMETERS) | trial for trial in trials
+        ]
     best = max(table, key=lambda row: row["validation_accuracy"])
     net, card = load(tmp_path / "out")
+    assert card.trained["trial"] == trials[best["trial"]]
+    assert card.parameters == of_net(trials[best["trial"]])
     assert card.parameters["filters"] == best["filters"] == result["best_trial"]["filters"]
     test = faces.split("test")
     assert evaluate(net, test.images, test.labels)["accuracy"] == pytest.approx(best["accuracy"])
@@ -217,6 +225,15 @@ def test_a_resume_with_other_faces_is_refused(faces: Faces, tmp_path: Path, cons
             resume(tmp_path / "out", console, faces=faces)
     finally:
         faces.images[0, 0, 0, 0] ^= 1
+
+
+@pytest.mark.parametrize(("grid", "attacked"), [({}, False), ({"defense": ["none"]}, True)])
+def test_nets_are_attacked_where_the_grid_names_a_defence_be_it_none(
+    faces: Faces, console: Console, grid: dict[str, list[Any]], attacked: bool
+) -> None:
+    todo, data, _ = asked(config(**grid), console, faces)
+    assert {trial["defense"] for trial in todo} == {"none"}
+    assert data["attacked"] is attacked
 
 
 def test_what_is_learnt_beside_the_class_is_read_with_the_faces_and_said_where_it_is_not_told(

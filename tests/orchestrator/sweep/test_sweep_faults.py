@@ -19,7 +19,7 @@ SMALL: dict[str, list[Any]] = {"net": ["convnet"], "convs": [1], "filters": [2],
 def planted(verb: str, out: Place, asked: dict[str, Any], ray: dict[str, Any], **environment: str) -> str:
     """Run a sweep by the script of planted faults; what it said."""
     code = Path(__file__).resolve().parents[3]
-    paths = os.pathsep.join(map(str, (PLANTED, code)))
+    paths = os.pathsep.join(map(str, (PLANTED, code / "src")))
     ended = subprocess.run(
         [sys.executable, PLANTED / "planted_sweep.py", verb, str(out), json.dumps(asked), json.dumps(ray)],
         env=os.environ | {"PYTHONPATH": paths, "RAY_USAGE_STATS_ENABLED": "0"} | environment,

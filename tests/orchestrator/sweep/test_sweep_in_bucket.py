@@ -129,5 +129,5 @@ def test_the_state_is_in_the_bucket_before_its_epoch_is_reported(monkeypatch: py
 
     monkeypatch.setattr("ray.tune.report", report)
     limits = tuning.Limits(threads=1, gpu_share=0.0, seconds=None, gib=None, at_once=1)
-    tuning._trial({"index": 3, "trial": {"epochs": 2}}, [None], out, limits)  # type: ignore[list-item]
+    tuning._trial({"trial": 3}, [{"epochs": 2}] * 4, [None], out, limits)  # type: ignore[list-item]
     assert reported == [(1, b"epoch 1"), (2, b"epoch 2"), (None, b"epoch 2")]

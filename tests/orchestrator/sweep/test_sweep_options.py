@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
 
 from dxray.models.data.faces import Faces
 from dxray.models.data.images import encode_png
@@ -19,7 +20,9 @@ from dxray.orchestrator.cli.app import main
 from dxray.orchestrator.console import Console
 from dxray.orchestrator.errors import UserError
 from dxray.orchestrator.sweep import tables
-from dxray.orchestrator.sweep.sweep import FORMAT, SweepConfig, resume, sweep
+from dxray.orchestrator.sweep.grid import expand
+from dxray.orchestrator.sweep.sweep import SweepConfig, resume, sweep
+from dxray.orchestrator.sweep.tables import FORMAT
 
 GRID: dict[str, list[Any]] = {"net": ["convnet"], "convs": [1], "filters": [2, 4], "epochs": [2], "dropout": [0.0]}
 FAST: dict[str, list[Any]] = {"lr": [1e-2], "batch_size": [32]}
@@ -126,27 +129,39 @@ def test_further_faces_of_other_classes_are_refused_before_any_training(
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_tensorboard_finds_the_figures_of_each_epoch_in_the_run(faces: Faces, tmp_path: Path, console: Console) -> None:
+def test_tensorboard_finds_the_figures_of_each_epoch_and_every_parameter_in_the_run(
+    faces: Faces, tmp_path: Path, console: Console
+) -> None:
     out = tmp_path / "out"
     sweep(config(), out, console, faces=faces)
     rows = {(row["trial"], row["epoch"]): row["validation_accuracy"] for row in table(out, "epochs")}
-    seen = {}
+    seen, used = {}, {}
     for file in out.rglob("events.out.tfevents.*"):
-        for step, tag, value in scalars(file):
-            if tag == "ray/tune/validation_accuracy":
-                seen[int(file.parent.name), step] = pytest.approx(value)
+        for step, value in values(file):
+            if value.tag == "ray/tune/validation_accuracy":
+                seen[int(file.parent.name), step] = pytest.approx(value.simple_value)
+            if value.tag == "_hparams_/session_start_info":
+                used[int(file.parent.name)] = hyperparameters(value.metadata.plugin_data.content)
     assert seen == rows
+    trials = enumerate(expand(config().grid))
+    assert used == {index: trial | {"trial": index, "train_size": "all"} for index, trial in trials}
 
 
-def scalars(file: Path) -> list[tuple[int, str, float]]:
-    """Step, name and value of each scalar in an event file: records of a length, its checksum, the event, another."""
+def values(file: Path) -> list[tuple[int, Any]]:
+    """Step and value of each entry in an event file: records of a length, its checksum, the event, another."""
     content, found = file.read_bytes(), []
     while content:
         length = int.from_bytes(content[:8], "little")
         event = Event.FromString(content[12 : 12 + length])
-        found += [(event.step, value.tag, value.simple_value) for value in event.summary.value]
+        found += [(event.step, value) for value in event.summary.value]
         content = content[16 + length :]
     return found
+
+
+def hyperparameters(content: bytes) -> dict[str, Any]:
+    """Those that a run's first entry holds."""
+    held = HParamsPluginData.FromString(content).session_start_info.hparams
+    return {name: getattr(value, value.WhichOneof("kind")) for name, value in held.items()}
 
 
 @pytest.mark.usefixtures("local_ray")
@@ -175,7 +190,7 @@ def test_a_cluster_without_the_cpus_is_said_before_anything_is_written_and_a_res
     with pytest.raises(UserError, match=r"no node has the 1000 CPUs .* give less by --cpus-per-trial"):
         sweep(asked, tmp_path / "out", console, faces=faces)
     assert not (tmp_path / "out" / "sweep.json").exists()
-    record = {"format": FORMAT, "config": asdict(asked), "trials": [{}], "data_sha256": faces.sha256()}
+    record = {"format": FORMAT, "config": asdict(asked), "trials": expand(GRID)[:1], "data_sha256": faces.sha256()}
     (tmp_path / "out" / "sweep.json").write_text(json.dumps(record))
     with pytest.raises(
         UserError, match=r"no node has the 1000 CPUs .*; the sweep was begun so: go on where a node has"

@@ -8,9 +8,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from dxray.orchestrator.errors import UserError
 from dxray.orchestrator.runs.store import write_json
+from dxray.orchestrator.sweep.grid import NET_PARAMETERS, PARAMETERS, complete, expand
 from dxray.orchestrator.sweep.tables import (
+    CONFIG,
     EPOCHS,
+    FORMAT,
     LAYERS,
     TIMING,
     TRIALS,
@@ -44,6 +48,24 @@ def test_the_files_keep_what_their_columns_say(tmp_path: Path, rows: Rows) -> No
     assert schema.field("accuracy").metadata[b"unit"] == b"[0, 1]"
     assert schema.field("filters").metadata[b"doc"].startswith(b"filters of each convolution")
     assert pq.read_schema(tmp_path / "timing.parquet").field("memory_gib").metadata[b"unit"] == b"GiB"
+
+
+def test_every_parameter_in_effect_is_in_the_table_and_null_means_that_the_net_has_none(
+    tmp_path: Path, rows: Rows
+) -> None:
+    grid: Row = {"net": ["densenet", "convnet", "resnet"], "filters": 4, "convs": 2}
+    write_tables(tmp_path, rows(grid, {1: KO}))
+    trials = table(tmp_path, "trials")
+    assert [{name: row[name] for name in PARAMETERS} for row in trials] == [
+        dict.fromkeys(PARAMETERS) | trial for trial in expand(grid)
+    ]
+    assert {name for row in trials for name in PARAMETERS if row[name] is None} - {"train_size"} <= {*NET_PARAMETERS}
+    schema = pq.read_schema(tmp_path / "trials.parquet")
+    said = {name: schema.field(name).metadata[b"doc"].decode().partition("; null: ")[2] for name in PARAMETERS}
+    assert {name: null for name, null in said.items() if null} == {
+        **dict.fromkeys(NET_PARAMETERS, "the net has no such parameter"),
+        "train_size": "all",
+    }
 
 
 def test_what_nobody_measured_is_null_and_makes_no_file(tmp_path: Path, rows: Rows) -> None:
@@ -91,8 +113,7 @@ def test_the_speed_is_that_of_the_epochs_that_were_trained(tmp_path: Path, rows:
 
 def test_a_sweep_is_read_back_with_the_trials_that_have_not_ended(tmp_path: Path, rows: Rows) -> None:
     made = rows(TWO)
-    parameters = [{name: row[name] for name in ("net", "filters")} for row in made]
-    write_json(tmp_path / "sweep.json", {"trials": parameters})
+    write_json(tmp_path / CONFIG, {"format": FORMAT, "trials": expand(TWO)})
     assert [row["status"] for row in read_trials(tmp_path)] == ["pending", "pending"]
     write_tables(tmp_path, made[1:])
     read = read_trials(tmp_path)
@@ -104,13 +125,19 @@ def test_a_sweep_is_shown_between_the_writing_of_its_tables(
     tmp_path: Path, rows: Rows, dxray: Callable[..., tuple[int, str, str]]
 ) -> None:
     made = rows(TWO)
-    write_json(tmp_path / "sweep.json", {"trials": [{name: row[name] for name in ("net", "filters")} for row in made]})
+    write_json(tmp_path / CONFIG, {"format": FORMAT, "trials": expand(TWO)})
     write_tables(tmp_path, made[:1])
     times = (tmp_path / "timing.parquet").read_bytes()
     write_tables(tmp_path, made)
     (tmp_path / "timing.parquet").write_bytes(times)  # that of before the second trial ended
     code, text, _ = dxray("sweep", "--show", tmp_path)
     assert (code, "90.00%" in text) == (0, True)
+
+
+def test_a_sweep_of_another_format_is_one_sentence(tmp_path: Path) -> None:
+    write_json(tmp_path / CONFIG, {"format": "dxray sweep 1", "cells": [{}]})
+    with pytest.raises(UserError, match=r"sweep.json is of another format than 'dxray sweep 2'; start the sweep anew"):
+        read_trials(tmp_path)
 
 
 def test_the_best_is_so_on_the_validation_split_and_has_a_net(rows: Rows, result: Result) -> None:
@@ -137,4 +164,4 @@ def test_a_net_that_has_learnt_nothing_is_marked(
     result: Result, status: str, accuracy: float, largest: float, mark: str | None
 ) -> None:
     said = result(accuracy, status=status, largest_answer_share=largest)
-    assert trial_row(0, {}, said)["mark"] == mark
+    assert trial_row(0, complete(ONE), said)["mark"] == mark

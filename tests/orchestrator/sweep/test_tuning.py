@@ -4,10 +4,11 @@ from typing import Any
 
 import numpy as np
 
+from dxray.orchestrator.sweep.grid import complete
 from dxray.orchestrator.sweep.tuning import work_of
 
 DATA = {"train": (np.zeros((10, 1, 48, 48), np.uint8), np.zeros(10, np.int64)), "classes": ("a", "b")}
-TRIAL: dict[str, Any] = {"net": "resnet", "epochs": 3}
+TRIAL: dict[str, Any] = complete({"net": "resnet", "epochs": 3})
 
 
 def test_it_grows_with_epochs_and_filters_and_not_by_what_a_training_does_not_do() -> None:

@@ -1,1 +1,0 @@
-"""dxray: find, save and check the small change that fools a face classifier."""
