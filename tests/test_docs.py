@@ -43,7 +43,8 @@ def blocks(page: Path, kind: str) -> list[str]:
 
 def commands() -> list[Command]:
     """Those of all `sh` blocks, each once."""
-    lines = ((line, page.name) for page in PAGES for block in blocks(page, "sh") for line in block.splitlines())
+    shown = ((block.replace("\\\n", ""), page.name) for page in PAGES for block in blocks(page, "sh"))
+    lines = ((line, page) for block, page in shown for line in block.splitlines())
     split = ((tuple(shlex.split(line, comments=True)), page) for line, page in lines)
     found: dict[tuple[str, ...], Command] = {}
     for words, page in split:
