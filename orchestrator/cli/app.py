@@ -53,7 +53,9 @@ app = App(
     help="Find, save and check the small change that fools a face classifier, on a laptop or a Ray cluster.",
     help_format="plaintext",  # as Markdown, `*` and `_` would be markup, and take time to load
     version=lambda: ", ".join(f"{name} {number}" for name, number in versions().items()),
-    default_parameter=Parameter(consume_multiple=1, negative=(), show_default=_shown, json_list=False, json_dict=False),
+    default_parameter=Parameter(
+        consume_multiple=1, negative=(), allow_repeating=True, show_default=_shown, json_list=False, json_dict=False
+    ),
     group_parameters=RUN,
     group_commands=Group("The command itself", sort_key=len(VERBS)),
 )

@@ -10,6 +10,7 @@ from cyclopts.validators import mutually_exclusive
 from dxray.orchestrator.cli.options import (
     DATA,
     NET,
+    ONCE,
     RULES,
     RUN,
     SCHEDULE,
@@ -46,7 +47,7 @@ class Training:
             help="rounds: attack, then learn from what fooled; fgsm, nfgsm, pgd, free, trades: in each batch",
         ),
     ] = "rounds"
-    attack: Annotated[list[str] | None, Parameter(metavar="NAME...", show_default="dx")] = None
+    attack: Annotated[list[str] | None, ONCE, Parameter(metavar="NAME...", show_default="dx")] = None
     """of the rounds, as for attack"""
     attack_faces: Annotated[Whole | None, Parameter(metavar="N", show_default="all")] = None
     """so many training faces in each round"""

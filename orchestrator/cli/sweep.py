@@ -13,6 +13,7 @@ from cyclopts.validators import mutually_exclusive
 from dxray.orchestrator.cli.options import (
     DATA,
     GRID,
+    ONCE,
     RESOURCES,
     RUN,
     SEARCH,
@@ -67,7 +68,7 @@ else:  # an option for each parameter of the grid
         TypedDict(
             "Values",
             {
-                name: Annotated[list[_KINDS[kind]], Parameter(help=doc, show_default=str(default))]
+                name: Annotated[list[_KINDS[kind]], ONCE, Parameter(help=doc, show_default=str(default))]
                 for name, (kind, doc, default, _) in PARAMETERS.items()
             },
             total=False,

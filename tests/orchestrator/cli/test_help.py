@@ -117,6 +117,7 @@ def _defaults(verb: Verb) -> Any:
         ("sweep --samples -1", "expected a whole number from 0 up, and '-1' came"),
         ("sweep --lr fast", '--lr: unable to convert "fast" into float'),
         ("sweep --batch-norm 1", 'Choose from: "on", "off"'),
+        ("sweep --blocks 2 --blocks 9", "--blocks specified multiple times"),
         ("sweep faces/", "nothing takes 'faces/'"),
         ("sweep --resume a --show b", "Mutually exclusive arguments: {--resume, --show}"),
         ("sweep --preset smoke --grid b", "Mutually exclusive arguments: {--preset, --grid}"),
@@ -192,3 +193,11 @@ def test_bash_completes_verbs_options_choices_and_files(words: str, completed: s
     script = f'{app.generate_completion(shell="bash")}\n{typed}\n_dxray\necho "${{COMPREPLY[@]}}"'
     ended = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert ended.stdout.split() == [completed]
+
+
+def test_of_a_value_that_is_given_twice_the_last_counts_and_sources_add_up() -> None:
+    _, options = parsed(
+        ["sweep", "--out", "a", "--validate", "x=a", "--out", "b", "--validate", "y=b", "z=c", "--json", "--json"]
+    )
+    assert options.arguments["out"] == Path("b")
+    assert options.arguments["data"].validate == ["x=a", "y=b", "z=c"]
