@@ -23,7 +23,7 @@ def test_a_net_that_has_learnt_the_validation_faces_is_not_judged_on_them(
 ) -> None:
     spec = f"parquet:{face_table}"
     same = {"data": spec} if known_by == "its source" else {"data": "parquet:moved", "data_sha256": read(spec).sha256()}
-    with pytest.raises(UserError, match="has learnt the validation faces .* without --refit"):
+    with pytest.raises(UserError, match=r"has learnt the validation faces .* without --refit"):
         taken(face_table, tmp_path / "refit", **same, trial={"refit": True})
     assert not (tmp_path / "refit").exists()
     assert taken(face_table, tmp_path / "plain", **same, trial={"refit": False})["validation"] == 60
