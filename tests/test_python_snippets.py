@@ -20,8 +20,7 @@ def notebooks(page: str) -> dict[str, list[str]]:
 
 
 PAGE = notebooks((ROOT / "docs" / "python.md").read_text())
-# The README has other Python besides, which reads a run with the tools of others.
-README = [cell for cell in CELL.findall((ROOT / "README.md").read_text()) if "import dxray" in cell]
+README = CELL.findall((ROOT / "README.md").read_text())
 
 
 @pytest.fixture
