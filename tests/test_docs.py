@@ -84,13 +84,14 @@ def world(tmp_path_factory: pytest.TempPathFactory, faces: Faces, local_ray: Non
     """A folder in which README's story was told, with all that other pages speak of: faces, tables, a grid, runs."""
     folder = tmp_path_factory.mktemp("world")
     rng = np.random.default_rng(0)
-    ages, races = rng.integers(1, 100, len(faces)), rng.integers(0, 5, len(faces))
+    ages, races = (rng.integers(*ends, len(faces)).tolist() for ends in ((1, 100), (0, 5)))
     pictures = [encode_png(image) for image in faces.images]
     for name, content in files_of(faces, pictures, ages, races):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
-    columns = {"name": faces.names, "split": faces.splits, "gender": faces.labels, "age": ages, "race": races}
-    table = pa.table({name: values.tolist() for name, values in columns.items()} | {"image": pictures})
+    columns = {"name": faces.names, "split": faces.splits, "gender": faces.labels}
+    told = {"age": ages, "race": races, "image": pictures}
+    table = pa.table({name: values.tolist() for name, values in columns.items()} | told)
     for name in ("utkface48.parquet", "FACES.parquet", "some.parquet"):
         pq.write_table(table, folder / name)
     (folder / "tables").mkdir()

@@ -27,7 +27,7 @@ from dxray.orchestrator.attack.run import to_resume, whole_summary, work_off
 from dxray.orchestrator.attack.sharding import bounds
 from dxray.orchestrator.attack.shards import Job
 from dxray.orchestrator.console import Console
-from dxray.orchestrator.errors import FULL, UserError
+from dxray.orchestrator.errors import FULL, UserError, cannot_write
 from dxray.orchestrator.runs.buckets import Place
 from dxray.orchestrator.runs.rows import CONFIG
 from dxray.orchestrator.runs.store import (
@@ -257,7 +257,7 @@ def _flat(config: AttackConfig) -> dict[str, Any]:
 
 @contextmanager
 def _in(out: Place, console: Console) -> Iterator[None]:
-    """Alone in the folder of a run, on one thread as each worker is; a full disk is one sentence."""
+    """Alone in the folder of a run, on one thread as each worker is; a disk that takes nothing is one sentence."""
     with locked(out, say=console.say), torch_threads(1):
         try:
             yield
@@ -265,10 +265,7 @@ def _in(out: Place, console: Console) -> Iterator[None]:
             if isinstance(out, Path) and wrong.errno not in FULL:
                 raise
             said = wrong.strerror or one_line(wrong, 200)
-            raise UserError(
-                f"'{out}' takes no more ({said}); what is finished is kept; make room, then go on with: "
-                f"{to_resume(out)}"
-            ) from None
+            raise cannot_write(out, said, f"what is finished is kept; go on with: {to_resume(out)}") from None
 
 
 def _told(versions: dict[str, str]) -> str:
