@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -257,7 +257,7 @@ def test_a_sweep_is_asked_for_as_the_command_asks(tmp_path: Path, monkeypatch: p
         samples=5,
     )
     assert asked[1].grid == asked[2].grid == [{"net": ["densenet"], "filters": [n], "epochs": [1]} for n in (4, 8)]
-    assert asked[3].grid[0]["seed"] == [7]
+    assert [part["seed"] for part in cast(Any, asked[3].grid)] == [[7]]
     with pytest.raises(dxray.UserError, match="preset or a grid"):
         dxray.sweep(out=tmp_path, preset="smoke", grid={"filters": 4})
 
@@ -308,9 +308,10 @@ def test_a_sweep_goes_on_and_is_shown(
 ) -> None:
     asked: dict[str, Any] = {"data": f"parquet:{face_table}", "net": "convnet", "filters": 2, "epochs": 1}
     run = dxray.sweep(**asked, out=tmp_path / "run")
-    trained = (run.out / "best" / "model.safetensors").stat().st_mtime_ns
+    weights = tmp_path / "run" / "best" / "model.safetensors"
+    trained = weights.stat().st_mtime_ns
     assert dxray.sweep(**asked, out=tmp_path / "run") == run == dxray.results(tmp_path / "run")
-    assert (run.out / "best" / "model.safetensors").stat().st_mtime_ns == trained, "nothing is trained anew"
+    assert weights.stat().st_mtime_ns == trained, "nothing is trained anew"
     with pytest.raises(dxray.UserError, match=r"holds a sweep with grid .*choose another out"):
         dxray.sweep(**asked | {"filters": 4}, out=tmp_path / "run")
     assert run.rows.filters.tolist() == [2]

@@ -34,7 +34,7 @@ STANDS_ON: dict[str, tuple[str, ...]] = {
     "dxray": ("orchestrator.hardening", "orchestrator.reports"),  # what `import dxray` gives: the files of src/dxray
     "orchestrator.cli": ("orchestrator.hardening", "orchestrator.reports"),
 }
-ROOM_FILES = 16
+ROOM_FILES = 17  # of which fifteen or so are what one sees at a glance; `cli` has one for each verb
 FILE_LINES = 400
 ANY_LENGTH = {"LICENSE", "constraints.txt", "PKG-INFO", "SOURCES.txt"}  # ours are none of these, or not written by hand
 TEXT = {"", ".cfg", ".in", ".md", ".nft", ".py", ".service", ".sh", ".timer", ".toml", ".txt", ".yaml", ".yml"}

@@ -20,15 +20,16 @@ def notebooks(page: str) -> dict[str, list[str]]:
 
 
 PAGE = notebooks((ROOT / "docs" / "python.md").read_text())
-# The README has other Python besides, which reads a run with the tools of others.
-README = [cell for cell in CELL.findall((ROOT / "README.md").read_text()) if "import dxray" in cell]
+README = CELL.findall((ROOT / "README.md").read_text())
 
 
 @pytest.fixture
 def place(tmp_path: Path, face_folder: Path, trained: Path) -> Path:
-    """A folder with `faces/`, a sub-folder for each class, and a sweep in `runs/sweep`."""
-    female = sorted((face_folder / "female").iterdir())
-    female[0].rename(face_folder / "female" / "marie.png")
+    """A folder with `faces/`, a sub-folder for each class and one for others, and a sweep in `runs/sweep`."""
+    first, second, *_ = sorted((face_folder / "female").iterdir())
+    first.rename(face_folder / "female" / "marie.png")
+    (face_folder / "some").mkdir()
+    second.rename(face_folder / "some" / "someone.png")
     shutil.copytree(trained, tmp_path / "runs" / "sweep" / "best")
     return tmp_path
 

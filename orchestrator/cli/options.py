@@ -32,6 +32,7 @@ RESOURCES = Group("Resources", sort_key=9)
 OUTPUT = Group("Output", sort_key=10)
 RUN = Group("Run", sort_key=11)
 
+ONCE = Parameter(allow_repeating=False)  # of a list: given again it would grow, where a single value is replaced
 WAYS = Group(validator=mutually_exclusive)  # without a name it is no panel: of these options one can be given
 
 

@@ -42,8 +42,8 @@ def export(run: Place, console: Console, *, where: str | None = None, out: Place
                 try:
                     write_image(path, content)
                 except OSError as wrong:
-                    kept = "what is written is kept; choose another --out or give the command again"
-                    raise cannot_write(path, str(wrong.strerror), kept) from None
+                    again = "what is written is kept; give the command again, or choose another --out"
+                    raise cannot_write(path, str(wrong.strerror), again) from None
                 written += 1
     return {"out": str(out / "triples"), "rows": total, "triples": triples, "written": written, "kept": kept}
 

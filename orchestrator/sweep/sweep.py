@@ -172,7 +172,7 @@ def _stops(out: Place, nets: int) -> Iterator[None]:
         while disk and not isinstance(disk, OSError):
             disk = disk.__cause__ or disk.__context__
         # One without a number is a bucket's, or comes from a trial's process, which tells of its folder alone.
-        if disk is None or disk.errno not in (None, *FULL):
+        if not isinstance(disk, OSError) or disk.errno not in (None, *FULL):
             raise
         raise cannot_write(out, one_line(disk, 200), go_on()) from None
 
