@@ -1,5 +1,6 @@
 """`dxray attack`: faces attacked in shards, here or by Ray's workers; a stopped run goes on, and may be added to."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -98,7 +99,8 @@ def attack(
             _same(record, config, card, out)
             console.say(f"'{out}' holds this run; it goes on")
             return _go_on(record, out, console, compute)
-        inputs = list_inputs(config.paths, classes=card.classes, labels=config.labels)
+        passed_over: Counter[str] = Counter()
+        inputs = list_inputs(config.paths, classes=card.classes, labels=config.labels, passed_over=passed_over)
         first = list(islice(inputs, 2 * CHECKED))
         if config.name is not None and len(first) != 1:
             raise UserError(f"--name names the files of a single face, but {len(first):,} were given; leave it out")
@@ -117,6 +119,7 @@ def attack(
             "findings": [asdict(finding) for finding in findings],
             "versions": versions(),
             "inputs": listed.inputs,
+            "passed_over": dict(passed_over.most_common()),
             "lists": [asdict(listed) | {"first_part": 0, "workers": None, "most": None, "largest": None}],
         }
         write_json(out / CONFIG, record)
@@ -164,7 +167,8 @@ def _go_on(
     if record["versions"] != versions():
         console.say(f"warning: begun with {_told(record['versions'])}, going on with {_told(versions())}")
     config, lists = AttackConfig(**record["config"]), record["lists"]
-    inputs = list_inputs(config.paths, classes=record["classes"], labels=config.labels)
+    passed_over: Counter[str] = Counter()
+    inputs = list_inputs(config.paths, classes=record["classes"], labels=config.labels, passed_over=passed_over)
     if update and config.name is not None:
         raise UserError(
             f"'{out}' is the run of a single face whose files are named '{config.name}', so that others would take "
@@ -175,6 +179,7 @@ def _go_on(
             work_off(_job(record, out), record, card, console, compute)
         listed = write_list(out, len(lists), fresh(out, len(lists), inputs))
         console.say(f"update: {listed.inputs:,} inputs are new")
+        record["passed_over"] = dict(passed_over.most_common())
         if listed.inputs:
             first_part = lists[-1]["first_part"] + sum(1 for _ in bounds(lists[-1]))
             if record.pop("compacted", False):
