@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
     PathText = str
 else:
-    _Place = Path  # that in a bucket is of a module that loads Arrow
+    # That in a bucket is of a module that loads Arrow. Any: cyclopts has pydantic check the type, where that is loaded.
+    _Place = Path | Any
     PathText = str | Path  # always a str, as the first of them; a shell completes files where a path may be
 
 # The panels of `--help`, from top to bottom.
