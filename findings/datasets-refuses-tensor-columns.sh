@@ -7,7 +7,7 @@
 #   pyarrow, which wrote the file. Polars and DuckDB read it, flattened, the shape lost.
 # What follows for users of face classifiers: a set of raw faces in the canonical Arrow form does not open
 #   in the most used data library of the field. A column of PNG bytes with `Image` metadata opens everywhere.
-# For dxray: its tables keep encoded images (or a plain list of bytes beside a size), never tensor columns.
+# For dxray: nothing; its tables keep encoded images, and should go on to.
 #
 # Run: bash findings/datasets-refuses-tensor-columns.sh
 set -euo pipefail

@@ -3,11 +3,11 @@
 #
 # Expected: the best quality that each offers for a small 8-bit RGB image gives it back to the bit: these
 #   formats all have a lossless mode, quality 100 (in pillow-heif -1, "lossless") asks for it, and grey
-#   images and other writers of the same formats do give it (OpenCV's AVIF at 100, imagecodecs' AVIF).
+#   AVIF and HEIC images and another AVIF writer at 100 (imagecodecs) do give it.
 # Seen: RGB loses up to tens of levels: AVIF and HEIC halve the colour's resolution unless 4:4:4 is asked
 #   for, and convert to YCbCr even then. imagecodecs' JPEG XL is exact by default, and not at level=100.
 # What follows for users of face classifiers: the smallest changes that fool a net are one or two levels,
-#   so an adversarial image does not survive "quality 100". Grey results hide this in a test.
+#   so an adversarial image does not survive "quality 100". A test with grey AVIF or HEIC hides this.
 # For dxray: it writes PNG only, which is right; formats for an `export` must be checked by reading back.
 #
 # Run: bash findings/quality-100-is-not-lossless.sh
