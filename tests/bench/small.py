@@ -56,6 +56,13 @@ class Side(NamedTuple):
         new = (checkout / "orchestrator" / "cli").is_dir()
         return cls(name, checkout, "dxray.orchestrator.cli.app" if new else "orchestrator.cli")
 
+    def must_read(self, work: Path) -> None:
+        """Have the nets there say that they are of the format that this side reads: of such a net all else is alike."""
+        (code,) = (file for room in ("", "victims/") for file in self.checkout.glob(f"models/{room}checkpoint.py"))
+        form = next(line.split('"')[1] for line in code.read_text().splitlines() if line.startswith("FORMAT = "))
+        for card in work.rglob("model.json"):
+            card.write_text(json.dumps(json.loads(card.read_text()) | {"format": form}))
+
     def run(self, words: Sequence[object], *, code: int = 0) -> tuple[float, str]:
         """Seconds of the command, from start to end, and its standard output."""
         # Installed beside it may be another checkout: this one comes first.
@@ -106,6 +113,7 @@ def measured(
         said = set()
         for side in sides if repeat % 2 else reversed(sides):
             shutil.rmtree(out, ignore_errors=True)
+            side.must_read(out.parent)
             seconds, output = side.run(words, code=code)
             took[side.name].append(seconds)
             if "verify" in words:
