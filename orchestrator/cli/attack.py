@@ -106,7 +106,7 @@ def attack(
         defense: put the net behind it first: jumprelu:kappa=0.1, bit_depth:bits=3 or jpeg:quality=50
         labels: where true classes come from
         target: the class to reach
-        workers: local: in this process; ray: in Ray's workers; auto: as is faster for so many images
+        workers: local: in this process; ray: by Ray's workers; auto: in this process where images are few
         gpus_per_worker: share of a GPU for each
         png: write the PNG triples
         raw: also write .raw files: bare bytes, row by row
