@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -76,7 +76,6 @@ def attack(
     """Attack every input, a row each; returns the summary. Where `out` holds this very run, it goes on.
 
     Args:
-        config: its options come to hold every one of the attack, those that were left out by their defaults.
         workers: "ray", "local" (this process alone), or "auto": this process where there are few images, neither
             `address` nor `gpus_per_worker` is given, and Ray is not connected already. The rows are the same.
         address: of a running Ray cluster; without it a Ray of this machine's own is started where one is needed.
@@ -87,9 +86,9 @@ def attack(
         Interrupted: Ctrl-C; finished shards are kept.
     """
     compute = Compute(workers, address, gpus_per_worker)
+    config = replace(config, options=in_effect(config.attack, config.options))
     card_bytes, weights = _defended(config)
     net, card = restore(card_bytes, weights)
-    config.options = in_effect(config.attack, config.options)
     must_be_usable(config.attack, config.options, card, seed=config.seed, target=config.target, name=config.name)
     config.paths = [absolute(path) for path in config.paths]
     out = writable_folder(out, "the attack's results")
