@@ -68,7 +68,7 @@ def work_off(job: Job, record: dict[str, Any], card: ModelCard, console: Console
                     seconds = time.perf_counter() - started
                     bar.advance(rows.total(), f"{counts.total() / seconds:.0f} images/s, {_counted(counts)}")
         except KeyboardInterrupt:
-            kept = record["inputs"] - left + counts.total()
+            kept = record["inputs"] - _images_left(out, lists)  # with parts that were written as Ctrl-C came
             raise Interrupted(
                 f"stopped by Ctrl-C; {kept:,} of {record['inputs']:,} images are finished and kept; "
                 f"go on with: {to_resume(out)}"

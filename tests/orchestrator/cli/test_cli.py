@@ -70,6 +70,22 @@ def test_a_stop_that_does_not_end_is_cut_short(times: int, orderly: float, sente
     assert (ended.returncode, ended.stderr) == (130, f"dxray: {sentence}\n")
 
 
+CAUGHT = """
+import sys
+from dxray.orchestrator.cli.app import guarded
+
+sys.exit(guarded(lambda: exec("raise KeyboardInterrupt")))
+"""
+
+
+def test_ctrl_c_within_a_string_that_is_executed_ends_with_our_code(tmp_path: Path) -> None:
+    """CPython 3.11 ends `python -m` by SIGINT then, though it was caught: a shell's `trap` would see it."""
+    (tmp_path / "caught.py").write_text(CAUGHT)
+    words = [sys.executable, "-m", "caught"]
+    ended = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=50, check=False)
+    assert (ended.returncode, ended.stderr) == (130, "dxray: stopped by Ctrl-C\n")
+
+
 def test_commands_in_one_process_leave_no_threads(trained: Path, face_folder: Path) -> None:
     before = threading.active_count()
     for _ in range(3):
