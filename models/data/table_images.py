@@ -139,11 +139,15 @@ def _into(
 
 
 def _plain(column: pa.Array) -> pa.Array:
-    return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
+    """The same, without indices and views: Arrow computes little with those."""
+    if pa.types.is_dictionary(column.type):
+        return _plain(column.cast(column.type.value_type))
+    views = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
+    return column.cast(views.get(column.type, column.type))
 
 
 def _is_text(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
 
 
 def _bytes_of(column: pa.Array) -> pa.Array:
