@@ -120,8 +120,11 @@ def _hugging_face_cells(place: str, rows: Sequence[int]) -> Cells:
 
 
 def _cells(column: pa.Array, form: Form, taken: pa.Array) -> list[bytes | str | None]:
-    contents, paths = (array and array.take(taken).to_pylist() for array in cells_of(column, form))
-    return [path if cell is None else cell for cell, path in zip(contents, paths or contents, strict=True)]
+    contents, paths = cells_of(column, form)
+    cells: list[bytes | str | None] = contents.take(taken).to_pylist()
+    if paths is None:
+        return cells
+    return [path if cell is None else cell for cell, path in zip(cells, paths.take(taken).to_pylist(), strict=True)]
 
 
 def _form(file: str, parquet: pq.ParquetFile) -> Form:

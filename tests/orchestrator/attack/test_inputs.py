@@ -112,6 +112,14 @@ def test_a_pattern_is_listed_as_what_it_matches(tmp_path: Path) -> None:
     assert names(f"{tmp_path}/b*") == ["b/deep/z.png", "b/x.png"]
 
 
+def test_a_pattern_of_any_depth_ends_where_links_lead_back(tmp_path: Path) -> None:
+    touch(*(tmp_path / name for name in ("a/x.png", "a/b/y.png", "a/b/[1]/z.png")))
+    for name in ("one", "two"):
+        (tmp_path / "a" / name).symlink_to(tmp_path / "a")
+    assert names(f"{tmp_path}/a/**/*.png") == ["b/[1]/z.png", "b/y.png", "x.png"]
+    assert names(f"{tmp_path}/**/b/**") == ["a/b/[1]/z.png", "a/b/y.png"]
+
+
 def test_what_runs_wrote_is_no_input_but_where_it_is_named(tmp_path: Path) -> None:
     run = tmp_path / "faces" / "runs" / "attack"
     touch(tmp_path / "faces" / "x.png", run / "attack.json", run / "sheet.png", run / "triples" / "deep" / "y.png")
