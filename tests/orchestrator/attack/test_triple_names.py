@@ -1,6 +1,7 @@
 """What a face is called costs nobody a run: names that a file system refuses are shortened, or become plain ones."""
 
 import errno
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,6 @@ from dxray.models.victims.checkpoint import read
 from dxray.orchestrator.attack.inputs import list_inputs
 from dxray.orchestrator.attack.shards import Job, attack_shard
 from dxray.orchestrator.attack.triples import NAME_LIMIT, places
-from dxray.orchestrator.runs import store
 from dxray.orchestrator.runs.store import TRIPLE, read_rows, write_json
 
 Said = tuple[int, str, str]
@@ -83,7 +83,7 @@ def refuse_names(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
                 raise OSError(code, "refused", str(path))
             return opened(path, *how, **options)  # type: ignore[call-overload]
 
-        monkeypatch.setattr(store.Path, "open", open_only_plain)
+        monkeypatch.setattr(Path, "open", open_only_plain)
 
     return refuse
 
@@ -114,6 +114,23 @@ def test_a_long_name_for_a_single_face_is_shortened(
     code, _, errors = dxray("attack", strange / f"{NAMES[2]}.png", *words)
     assert code == 0, errors
     assert len(list((tmp_path / "out" / "triples").glob("adv_nnn*.png"))) == 3
+
+
+def test_what_was_passed_over_is_said_in_one_line_and_in_the_record(
+    strange: Path, trained: Path, tmp_path: Path, dxray: Callable[..., Said]
+) -> None:
+    for name in ("a.txt", "b.txt", "c.pdf", "notes"):
+        (strange / name).touch()
+    out = tmp_path / "out"
+    code, said, _ = dxray("attack", strange, "--model", trained, "--out", out, "--workers", "local")
+    assert code == 0
+    assert "passed over: 2 .txt, " in said
+    expected = {".txt": 2, ".pdf": 1, "without an ending": 1}
+    assert json.loads((out / "attack.json").read_text())["passed_over"] == expected
+    (strange / "d.txt").touch()
+    (strange / "new.png").write_bytes((strange / f"{NAMES[2]}.png").read_bytes())
+    assert dxray("attack", "--update", out, "--workers", "local")[0] == 0
+    assert json.loads((out / "attack.json").read_text())["passed_over"] == expected | {".txt": 3}
 
 
 def test_an_export_goes_on_past_names_that_are_refused(
