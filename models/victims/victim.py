@@ -262,6 +262,9 @@ def _kind(payload: bytes, name: str) -> str:
     beyond that: a file from a stranger is best attacked in a container.
     """
     never = "pickled files are never read, for they can run code; save it by torch.export.save or TorchScript"
+    keras = f"{name} is a Keras model, which is not read; load it with KERAS_BACKEND=torch, then torch.export.save it"
+    if payload.startswith(b"\x89HDF\r\n"):  # .h5, as Keras wrote before
+        raise CheckpointError(keras)
     try:
         archive = zipfile.ZipFile(io.BytesIO(payload))
     except zipfile.BadZipFile:
@@ -275,6 +278,10 @@ def _kind(payload: bytes, name: str) -> str:
             return "torch.export"
         if "serialized_exported_program.json" in inner:
             raise CheckpointError(f"{name} was exported by a PyTorch older than 2.8, with pickled weights; {never}")
+        if {"config.json", "model.weights.h5"} <= inner:
+            raise CheckpointError(keras)
+        if not any(held.endswith(".pkl") for held in inner):
+            raise CheckpointError(f"{name} is a zip file that holds no net; save one by torch.export.save")
         if "constants.pkl" not in inner or not any(held.startswith("code/") for held in inner):
             raise CheckpointError(f"{name} is pickled; {never}")
         code = b"\n".join(archive.read(held) for held in names if held.endswith(".py"))

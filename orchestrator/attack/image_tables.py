@@ -105,8 +105,8 @@ def _parquet_cells(file: str, rows: Sequence[int]) -> Cells:
             at = start
             for batch in parquet.iter_batches(batch_size=256, row_groups=[group], columns=[_IMAGE]) if here else []:
                 inside = [row for row in here if at <= row < at + batch.num_rows]
-                taken = batch.column(0).take(pa.array([row - at for row in inside], pa.int64()))
-                found |= zip(inside, _cells(taken, form), strict=True)
+                taken = pa.array([row - at for row in inside], pa.int64())
+                found |= zip(inside, _cells(batch.column(0), form, taken), strict=True)
                 at += batch.num_rows
             start += size
     return Cells([found.get(row) for row in rows], form.side, place(file).parent)
@@ -116,14 +116,15 @@ def _hugging_face_cells(place: str, rows: Sequence[int]) -> Cells:
     parts, root = _loaded(place)
     (part,) = parts.values()
     column = part.select_columns([_image_column(place, part)]).with_format("arrow")
-    return Cells(_cells(column[list(rows)].column(0).combine_chunks(), Form()), 0, root)
+    return Cells(_cells(column[list(rows)].column(0).combine_chunks(), Form(), pa.array(range(len(rows)))), 0, root)
 
 
-def _cells(column: pa.Array, form: Form) -> list[bytes | str | None]:
+def _cells(column: pa.Array, form: Form, taken: pa.Array) -> list[bytes | str | None]:
     contents, paths = cells_of(column, form)
+    cells: list[bytes | str | None] = contents.take(taken).to_pylist()
     if paths is None:
-        return contents.to_pylist()
-    return [path if cell is None else cell for cell, path in zip(contents.to_pylist(), paths.to_pylist(), strict=True)]
+        return cells
+    return [path if cell is None else cell for cell, path in zip(cells, paths.take(taken).to_pylist(), strict=True)]
 
 
 def _form(file: str, parquet: pq.ParquetFile) -> Form:

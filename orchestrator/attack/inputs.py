@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.fs
 
 from dxray.models.data.class_names import class_index, label_of_utkface
-from dxray.models.data.images import BEGINNING, IMAGE_SUFFIXES, is_image_file, one_line, suffix_of
+from dxray.models.data.images import BEGINNING, IMAGE_SUFFIXES, is_image_by_name, looks_encoded, one_line, suffix_of
 from dxray.models.data.walk import Folder, is_hidden, is_image, is_run, walk
 from dxray.orchestrator.attack.image_tables import hugging_face_rows, parquet_rows
 from dxray.orchestrator.errors import UserError
@@ -167,15 +167,11 @@ def _images_of_folders(root: Path, prefix: str, others: Counter[str]) -> Iterato
 def _images_of(folder: Folder, above: str, others: Counter[str]) -> Iterator[tuple[str, bytes]]:
     for entry, is_folder in folder.entries:
         # A folder called like an image is a row too, which says that it is none.
-        if is_hidden(entry.name) or not (is_image(entry) if not is_folder else _ends_like_an_image(entry.name)):
-            if not is_folder:
-                others[_counted_as(entry.name)] += 1
-        else:
+        taken = is_image_by_name(entry.name) if is_folder else is_image(entry)
+        if taken and not is_hidden(entry.name):
             yield f"{above}{_text(entry.name)}", os.fsencode(entry.path)
-
-
-def _ends_like_an_image(name: str) -> bool:
-    return suffix_of(name).lower() in IMAGE_SUFFIXES
+        elif not is_folder:
+            others[_counted_as(entry.name)] += 1
 
 
 def _counted_as(name: str) -> str:
@@ -188,8 +184,7 @@ def _pattern(place: str, prefix: str, others: Counter[str]) -> Iterator[_Found]:
     spelled = len([*takewhile(lambda part: part != "**", Path(place).parts)])  # levels; those below may be any
 
     def matches() -> Iterator[tuple[str, bytes]]:
-        for match in glob.iglob(place, recursive=True):  # noqa: PTH207  # Path.glob holds all of them
-            path = Path(match)
+        for path in _matches(Path(place)):
             name = f"{prefix}{_text(path.relative_to(root))}"
             if any(map(is_run, (path, *path.parents[: max(0, len(path.parts) - spelled - 1)]))):
                 continue
@@ -199,6 +194,17 @@ def _pattern(place: str, prefix: str, others: Counter[str]) -> Iterator[_Found]:
                 yield name, os.fsencode(path)
 
     return _distinct(matches())
+
+
+def _matches(pattern: Path) -> Iterator[Path]:
+    """As `glob` finds them, but that `**` stands for what `walk` enters: where links lead back, `glob` finds no end."""
+    if "**" not in pattern.parts:
+        yield from map(Path, glob.iglob(str(pattern)))  # noqa: PTH207  # Path.glob holds all of them
+        return
+    at = pattern.parts.index("**")
+    for top in _matches(Path(*pattern.parts[:at])):
+        for folder in walk(top) if top.is_dir() else ():
+            yield from _matches(Path(glob.escape(str(folder.path)), *pattern.parts[at + 1 :]))
 
 
 def _root(pattern: str) -> Path:
@@ -254,10 +260,10 @@ def _images_of_bucket(
     """Those of the paths in a bucket, each with what it is called `below` the place; `above` makes it a URI."""
     unsure = [path for path in below if not suffix_of(path)]
     with ThreadPoolExecutor(32) as pool:  # each look into a file is a request
-        begins = dict(zip(unsure, pool.map(beginning, unsure), strict=True))
+        looks = dict(zip(unsure, map(looks_encoded, pool.map(beginning, unsure)), strict=True))
     for path, name in below.items():
         hidden = any(map(is_hidden, name.split("/")))
-        if not hidden and is_image_file(path, partial(begins.__getitem__, path)):
+        if not hidden and looks.get(path, is_image_by_name(path)):
             yield f"{prefix}{name}", f"{above}{path}".encode()
         else:
             others["hidden" if hidden else _counted_as(name.rpartition("/")[2])] += 1
