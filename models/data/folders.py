@@ -5,8 +5,17 @@ from pathlib import Path
 
 import numpy as np
 
-from dxray.models.data.class_names import CLASSES, class_index, gender_labels, groups, label_of_utkface, told_by_utkface
 from dxray.models.data.images import IMAGE_SUFFIXES
+from dxray.models.data.labels import (
+    CLASSES,
+    FOLDERS,
+    UTKFACE,
+    class_of,
+    gender_labels,
+    groups,
+    label_of_utkface,
+    told_by_utkface,
+)
 from dxray.models.data.reading import FacesError, Listing, Wanted, decode_into, existing
 
 
@@ -32,7 +41,8 @@ def list_utkface(place: str, wanted: Wanted) -> Listing:
 
 
 def _with_told(listing: Listing, wanted: Wanted) -> Listing:
-    """A listing of UTKFace with what its names tell beside the gender, as far as it is wanted."""
+    """A listing of UTKFace with what its names tell, beside the gender as far as it is wanted."""
+    listing = listing._replace(told=UTKFACE)
     names = [name for name in wanted.auxiliary if name in ("age", "race")]
     if not names:
         return listing
@@ -61,7 +71,7 @@ def list_folder(place: str, wanted: Wanted) -> Listing:
     left = sorted(set(loose) - set(files))
     skipped = [(_printable(name), "not in the sub-folder of a class") for name in left]
     for folder in folders:
-        index = class_index(folder.name, classes)
+        index = class_of(folder.name, classes, wanted.numbers)
         if index is None:
             raise FacesError(
                 f"{spec} has a sub-folder {folder.name!r}, expected {' or '.join(classes)}: rename it, or name "
@@ -75,7 +85,9 @@ def list_folder(place: str, wanted: Wanted) -> Listing:
         raise FacesError(
             f"{spec} has sub-folders ({', '.join(there)}) but no images in them: expected files such as .jpg or .png"
         )
-    return _file_listing(root, files, np.array(labels, np.int64), classes, skipped, wanted)
+    numbers = wanted.numbers if any(name.isdecimal() for name in there) else ()
+    listing = _file_listing(root, files, np.array(labels, np.int64), classes, skipped, wanted)
+    return listing._replace(told=FOLDERS, numbers=numbers)
 
 
 def _file_listing(
