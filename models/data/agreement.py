@@ -43,8 +43,8 @@ def swapped(table: np.ndarray, classes: Sequence[str], numbers: Sequence[str] = 
         return None
     total, right, chance = table.sum(), table.trace(), _chance(table)
     seen = (
-        f"the net is right on {right:,} of {total:,} labelled faces ({right / total:.1%}), and would be on {chance:.1%} "
-        f"if it guessed: the labels are {'swapped' if len(classes) == 2 else 'of another order or meaning'}"
+        f"the net is right on {right:,} of {total:,} labelled faces ({right / total:.1%}), and by guessing would be on "
+        f"{chance:.1%}: the labels are {'swapped' if len(classes) == 2 else 'of another order or meaning'}"
     )
     if numbers:
         other = ",".join(reversed(numbers)) if len(numbers) == 2 else "NAME,NAME,..."

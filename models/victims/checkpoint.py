@@ -64,7 +64,7 @@ class ModelCard:
 
     @property
     def numbers(self) -> tuple[str, ...]:
-        """The names that a number counts where one is a label: the classes dxray trained; no outputs of a foreign net."""
+        """The names that a number counts where it is a label: classes that dxray has trained, no foreign outputs."""
         return self.classes if self.net in MODELS else ()
 
     def build(self, defend: Defend | None = None) -> nn.Module:

@@ -3,9 +3,11 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from dxray.models.data.batches import device_of, to_device
 from dxray.models.data.images import decode
 from dxray.models.victims.checkpoint import ModelCard
 
@@ -18,6 +20,16 @@ class Prediction:
     name: str
     probability: float
     probabilities: dict[str, float]
+
+
+@torch.inference_mode()
+def answers_of(net: nn.Module, images: np.ndarray | Tensor, *, batch: int = 256) -> np.ndarray:
+    """The classes int64 `(N,)` that a net in eval mode says: of uint8 images `(N, C, H, W)`, or of float32 pixels."""
+    device = device_of(net)
+    parts = [net(to_device(images[at : at + batch], device)) for at in range(0, len(images), batch)]
+    logits = torch.cat(parts)
+    said: np.ndarray = ((logits > 0).long().flatten() if logits.shape[1] == 1 else logits.argmax(1)).cpu().numpy()
+    return said
 
 
 @torch.inference_mode()
