@@ -39,6 +39,7 @@ _COLUMNS, _GENDERS = ("gender", "label", "sex"), ("gender", "sex")  # looked for
 _PART = regex(r"[A-Z]?[^\W\d_A-Z]+|[A-Z]+(?![a-z])|\d+")  # of "is_male", "isMale", "Is Male"
 _FILLERS = {"is", "gender", "sex"}
 _NUMBER = regex(r"-?\d+(\.0*)?")
+_NAMELESS = regex(r"(?:class |LABEL_)\d+")
 _UTKFACE = regex(r"(\d{1,3})_([01])_([0-4])_\d{8,}(?![\d_])")  # some published names lack the dot after the time
 
 
@@ -69,6 +70,11 @@ def class_of(text: str, classes: Sequence[str], numbers: Sequence[str] = ()) -> 
     meaning = _gender(text)
     alike = [i for i, name in enumerate(classes) if meaning and _gender(name) == meaning]
     return alike[0] if len(alike) == 1 else None
+
+
+def nameless(classes: Sequence[str]) -> bool:
+    """Whether these are only numbers: `class 0`, or `LABEL_0` of transformers."""
+    return all(_NAMELESS.fullmatch(name) for name in classes)
 
 
 def label_column(columns: Sequence[str], classes: Sequence[str], asked: str | None = None) -> str | None:

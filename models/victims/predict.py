@@ -25,6 +25,8 @@ class Prediction:
 @torch.inference_mode()
 def answers_of(net: nn.Module, images: np.ndarray | Tensor, *, batch: int = 256) -> np.ndarray:
     """The classes int64 `(N,)` that a net in eval mode says: of uint8 images `(N, C, H, W)`, or of float32 pixels."""
+    if not len(images):
+        return np.zeros(0, np.int64)
     device = device_of(net)
     parts = [net(to_device(images[at : at + batch], device)) for at in range(0, len(images), batch)]
     logits = torch.cat(parts)

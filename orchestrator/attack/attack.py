@@ -1,6 +1,6 @@
 """`dxray attack`: faces attacked in shards, here or by Ray's workers; a stopped run goes on, and may be added to."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import chain, islice
@@ -93,7 +93,7 @@ def attack(
     net, card = restore(card_bytes, weights)
     config.options = in_effect(config.attack, config.options)
     must_be_usable(config.attack, config.options, card, seed=config.seed, target=config.target, name=config.name)
-    labeller = _labeller(config, card)
+    labeller = labeller_of(card, config.labels, config.label, config.classes)
     if config.target is not None:
         config.target = class_named(config.target, card)
     config.paths = [absolute(path) for path in config.paths]
@@ -173,7 +173,7 @@ def _go_on(
     if record["versions"] != versions():
         console.say(f"warning: begun with {_told(record['versions'])}, going on with {_told(versions())}")
     config, lists = AttackConfig(**record["config"]), record["lists"]
-    labeller = _labeller(config, card)
+    labeller = labeller_of(card, config.labels, config.label, config.classes)
     inputs = list_inputs(config.paths, classes=card.classes, labeller=labeller)
     if update and config.name is not None:
         raise UserError(
@@ -230,17 +230,21 @@ def _defended(config: AttackConfig) -> tuple[bytes, bytes]:
         raise UserError(f"--defense {config.defense}: {wrong}") from None
 
 
-def _labeller(config: AttackConfig, card: ModelCard) -> Labeller:
-    """What gives the inputs their labels; UserError where the names that numbers are to count are none of the net's."""
+def labeller_of(card: ModelCard, labels: str, label: str | None, classes: Sequence[str] | None) -> Labeller:
+    """What gives inputs their labels, see `AttackConfig`.
+
+    Raises:
+        UserError: the names that numbers are to count are none of the net's.
+    """
     names = card.numbers
-    if config.classes is not None:
+    if classes is not None:
         try:
-            names = checked_classes(config.classes) or ()
+            names = checked_classes(classes) or ()
         except FacesError as wrong:
             raise UserError(str(wrong)) from None
         if all(class_of(name, card.classes) is None for name in names):
             raise UserError(f"--classes {','.join(names)}: none is a class of the net, of {', '.join(card.classes)}")
-    return Labeller(card.classes, numbers=names, how=config.labels, column=config.label)
+    return Labeller(card.classes, numbers=names, how=labels, column=label)
 
 
 def _begun(listed: Listed, first_part: int, labeller: Labeller) -> dict[str, Any]:

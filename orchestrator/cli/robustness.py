@@ -5,13 +5,27 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from dxray.orchestrator.cli.options import ATTACK, NET, Budget, Folder, Json, Label, Net, PathText, Seed, Source, Whole
+from dxray.orchestrator.cli.options import (
+    ATTACK,
+    NET,
+    Budget,
+    Classes,
+    Folder,
+    Json,
+    Label,
+    Net,
+    PathText,
+    Seed,
+    Source,
+    Whole,
+)
 
 
 def robustness(
     *models: Annotated[Net, Parameter(required=True)],
     data: Source,
     label: Label = None,
+    classes: Classes = None,
     defense: Annotated[list[str] | None, Parameter(group=NET, metavar="NAME[:X=VALUE,...]")] = None,
     surrogate: Annotated[
         PathText | None, Parameter(group=NET, metavar="NET", show_default="the first other of MODELS")
@@ -53,6 +67,7 @@ def robustness(
         models=list(models),
         data=data,
         label=label,
+        classes=classes.split(",") if classes else None,
         data_seed=seed,
         defenses=defense,
         surrogate=surrogate,
