@@ -150,11 +150,11 @@ def better_form(net: nn.Module, batches: Iterable[tuple[np.ndarray, np.ndarray]]
             table += counted(labels, answers, classes)
             won[0] += int(((answers == labels) & ~right).sum())
             won[1] += int((right & (answers != labels)).sum())
-        sure = [
-            (table.trace(), form) for form, table, won in left if _mcnemar(*won) < SURE and surely_above_chance(table)
-        ]
+        sure = [one for one in left if _mcnemar(*one[2]) < SURE and surely_above_chance(one[1])]
         if sure:
-            return max(sure, key=lambda one: one[0])[1]
+            best, table, _ = max(sure, key=lambda one: int(one[1].trace()))
+            total = int(usual.sum())
+            return Better(best, float(usual.trace()) / total, float(table.trace()) / total, total)
         late = usual.sum() >= SETTLED
         left = [one for one in left if one[2][0] - one[2][1] > (0 if late else -math.sqrt(sum(one[2])) - 1)]
         if not left:
