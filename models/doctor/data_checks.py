@@ -45,10 +45,10 @@ def _recall(evidence: Evidence, label: int) -> tuple[float, float] | None:
 
 def leakage(evidence: Evidence) -> Finding | None:
     """Training images among the test images: the same, mirrored, or nearly (encoded anew, brighter, scaled)."""
-    train, test = evidence.splits.get("train"), evidence.splits.get("test")
-    if train is None or test is None or not len(train) or not len(test):
-        raise NotChecked("there are not both training and test images")
     found = evidence.copies
+    if found is None:
+        raise NotChecked("there are not both training and test images")
+    test = evidence.splits["test"]
     same, copies = found.same, found.of >= 0
     if not copies.any():
         return None

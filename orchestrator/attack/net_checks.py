@@ -101,7 +101,7 @@ def of_labels(net: nn.Module, card: ModelCard, batches: Iterable[Batch], numbers
 def _read(sample: Iterator[Input], card: ModelCard) -> Iterator[Batch]:
     while some := list(islice(sample, LABELLED)):
         read = zip(some, contents(some, card), strict=True)
-        seen = [(content.pixels, -1 if item.label is None else item.label) for item, content in read]
-        seen = [(pixels, label) for pixels, label in seen if pixels is not None]
+        seen = [(content.pixels, item.label) for item, content in read if content.pixels is not None]
         if seen:
-            yield np.stack([pixels for pixels, _ in seen]), np.array([label for _, label in seen])
+            labels = np.array([-1 if label is None else label for _, label in seen])
+            yield np.stack([pixels for pixels, _ in seen]), labels

@@ -216,7 +216,7 @@ def _faces(
     """The faces to examine with, of the training or of another source; whether they are others, None: not known."""
     sweep = next((folder for folder in (path, *path.parents[:2]) if (folder / CONFIG).is_file()), None)
     asked: dict[str, Any] = {"label": label, "seed": seed, "numbers": classes}
-    trained_on = None
+    trained_on: tuple[Any, Any] | None = None
     if sweep is not None:
         config, record = recorded(sweep)
         asked |= {"size": config.size, "classes": config.classes or None, "seed": config.data_seed}
