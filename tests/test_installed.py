@@ -113,7 +113,7 @@ def test_workers_of_ray_do_not_mind_packages_of_the_same_names(installed: Path, 
     (project / "faces").mkdir()
     for name, image in zip("abc", faces.images, strict=False):
         (project / "faces" / f"{name}.png").write_bytes(encode_png(image))
-    run(dxray, "attack", "faces", "--model", "swept", "--out", "attacked", folder=project)
+    run(dxray, "attack", "faces", "--model", "swept", "--workers", "ray", "--out", "attacked", folder=project)
     assert {row["status"] for row in pq.read_table(project / "attacked" / "images").to_pylist()} <= {"fooled", "missed"}
 
 

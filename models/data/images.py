@@ -21,26 +21,48 @@ import stat
 import struct
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
-from typing import BinaryIO
+from re import DOTALL, match
+from re import compile as regex
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from imagecodecs import PNG, PngError, png_decode, png_encode
 from PIL import Image, ImageOps
 
-IMAGE_SUFFIXES: frozenset[str] = frozenset(
-    {".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm"}
-    | {".tif", ".tiff", ".webp"}
+
+class _Kind(NamedTuple):
+    """A kind of image file: Pillow's reader of it, the endings of its names, and how its bytes begin."""
+
+    reader: str
+    suffixes: str
+    magic: bytes
+
+
+# The one list of what is read. Pillow has further readers, but some start external programs (EPS runs Ghostscript) or
+# are of no pictures. HEIC is read by the package pillow-heif where that is installed (`dxray[heic]`).
+_HEIC = _Kind("HEIF", ".heic .heif .hif", rb".{4}ftyp(?:hei[cmsx]|hev[cmsx]|mif1|msf1)")
+_KINDS = (
+    _Kind("JPEG", ".jpg .jpeg .jpe .jfif", rb"\xff\xd8\xff"),
+    _Kind("MPO", ".mpo", rb"\xff\xd8\xff"),
+    _Kind("PNG", ".png .apng", rb"\x89PNG"),
+    _Kind("GIF", ".gif", rb"GIF8[79]a"),
+    _Kind("BMP", ".bmp .dib", rb"BM.{4}\0{4}"),
+    _Kind("TIFF", ".tif .tiff", rb"II[*+]\0|MM\0[*+]"),
+    _Kind("WEBP", ".webp", rb"RIFF.{4}WEBP"),
+    _Kind("PPM", ".ppm .pgm .pbm .pnm", rb"P[1-6][\s#]"),
+    _Kind("AVIF", ".avif", rb".{4}ftypavi[fs]"),
+    _HEIC,
 )
+IMAGE_SUFFIXES = frozenset(" ".join(kind.suffixes for kind in _KINDS).split())
+_MAGIC = regex(b"|".join(kind.magic for kind in _KINDS), DOTALL)
+BEGINNING = 24  # bytes that tell the kind
 PIXEL_LIMIT = 100_000_000  # a few kilobytes of PNG can claim to be gigabytes of pixels
 BACKGROUND = (255, 255, 255, 255)  # what shows through where an image is transparent
 
-# Only these of Pillow's readers are tried: others start external programs (EPS runs Ghostscript) or are not pictures.
-_FORMATS = ("JPEG", "MPO", "PNG", "GIF", "BMP", "DIB", "TIFF", "WEBP", "PPM", "AVIF")
-_MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"RIFF")
 # The beginning of a PNG, to the end of its first chunk, and its last chunk: https://www.w3.org/TR/png-3/#11Chunks
 _HEADER = struct.Struct(">8sI4sIIBBBBBI")
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -81,7 +103,7 @@ def decode(source: bytes | Path | str, *, size: tuple[int, int] | int = 48, chan
         except (
             Exception
         ) as error:  # Pillow's readers raise whatever their parsing tripped over, from OSError to KeyError
-            if "truncated" in str(error) or isinstance(error, EOFError):
+            if isinstance(error, EOFError) or any(word in str(error) for word in ("truncated", "end of file")):
                 raise UnreadableImage("truncated: the file ends before the picture does") from error
             raise UnreadableImage(f"a damaged {image.format} file ({one_line(error)})") from error
 
@@ -162,8 +184,32 @@ def height_width(size: tuple[int, int] | int) -> tuple[int, int]:
 
 
 def looks_encoded(data: bytes) -> bool:
-    """Whether ``data`` begins like an image file of a common format (it may still be damaged)."""
-    return data.startswith(_MAGIC)
+    """Whether ``data`` begins like an image file of a kind that is read (it may still be damaged)."""
+    return _MAGIC.match(data) is not None
+
+
+def is_image_file(name: str, begins: Callable[[], bytes]) -> bool:
+    """Whether the file called ``name`` is taken for an image: by its ending, or where it has none by how it ``begins``.
+
+    ``begins`` gives its first bytes, as `beginning_of` does; it is asked only if needed.
+    """
+    ending = suffix_of(name)
+    return ending.lower() in IMAGE_SUFFIXES if ending else looks_encoded(begins())
+
+
+def beginning_of(path: str | Path) -> bytes:
+    """As much of a file as tells its kind; nothing of what is no file, or may not be read."""
+    try:
+        with open_source(path) as file:
+            return file.read(BEGINNING)
+    except (UnreadableImage, OSError):
+        return b""
+
+
+def suffix_of(name: str) -> str:
+    """As `Path.suffix`, which takes ten times as long."""
+    start, _, end = name.rpartition(".")
+    return f".{end}" if end and "/" not in end and start and not start.endswith("/") else ""
 
 
 class _Quiet:
@@ -228,14 +274,27 @@ def open_source(source: bytes | Path | str) -> BinaryIO:
 def _opened(handle: BinaryIO) -> Image.Image:
     """The image with its header read and its pixels not yet. Raises ``UnreadableImage``."""
     try:
-        return Image.open(handle, formats=_known_formats())
+        return _read_by(handle, _readers())
+    except UnreadableImage as error:
+        start = _beginning(handle)
+        if not match(_HEIC.magic, start, DOTALL):
+            raise
+        if not _heic_is_read():
+            raise UnreadableImage(
+                "a HEIC image, for which the package pillow-heif is missing: pip install 'dxray[heic]'"
+            ) from error
+        return _read_by(handle, (_HEIC.reader,))
+
+
+def _read_by(handle: BinaryIO, readers: tuple[str, ...]) -> Image.Image:
+    try:
+        return Image.open(handle, formats=readers)
     except Image.DecompressionBombError as error:
         raise UnreadableImage(f"far more pixels than the limit of {_megapixels(PIXEL_LIMIT)}") from error
     except MemoryError:
         raise
     except Exception as error:  # as in decode
-        handle.seek(0)
-        start = handle.read(24)
+        start = _beginning(handle)
         if start.startswith(b"\x89PNG") and len(start) == 24 and bytes(4) in (start[16:20], start[20:24]):
             raise UnreadableImage("no pixels: its width or height is 0") from error
         if looks_encoded(start):
@@ -243,11 +302,27 @@ def _opened(handle: BinaryIO) -> Image.Image:
         raise UnreadableImage(f"not an image: it begins with {start[:12]!r}") from error
 
 
+def _beginning(handle: BinaryIO) -> bytes:
+    handle.seek(0)
+    return handle.read(BEGINNING)
+
+
 @cache
-def _known_formats() -> tuple[str, ...]:
-    """Those of ``_FORMATS`` that the installed Pillow has: AVIF and WebP depend on how it was built."""
+def _readers() -> tuple[str, ...]:
+    """Those of ``_KINDS`` that the installed Pillow has: AVIF and WebP depend on how it was built."""
     Image.init()
-    return tuple(name for name in _FORMATS if name in Image.OPEN)
+    return tuple(kind.reader for kind in _KINDS if kind is not _HEIC and kind.reader in Image.OPEN)
+
+
+@cache
+def _heic_is_read() -> bool:
+    """Whether the package for HEIC is there; it is loaded at the first such image, for most folders have none."""
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        return False
+    register_heif_opener()
+    return True
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -14,10 +14,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dxray.models.data.images import UnreadableImage, decode, quiet_pillow
+from dxray.models.data.images import UnreadableImage, quiet_pillow
 from dxray.models.errors import InputError
 
 SPLITS = ("train", "validation", "test")
+SPLIT_WORDS = {  # what the folders, columns and data sets of others call them, in lower case
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
 
 _THREADS = 8
 _CHUNK = 64  # images a thread decodes at a time: one future for each image would cost more memory than its name
@@ -88,23 +93,17 @@ def existing(kind: str, place: str, *, folder: bool) -> Path:
     return path
 
 
-def decode_into(
-    images: np.ndarray, positions: Sequence[int], source: Callable[[int], bytes | Path | None]
-) -> dict[int, str]:
-    """Decode ``source(position)`` into ``images[position]``, in threads: Pillow lets go of the lock while it decodes.
+def decode_into(images: np.ndarray, positions: Sequence[int], pixels: Callable[[int], np.ndarray]) -> dict[int, str]:
+    """Put ``pixels(position)`` into ``images[position]``, in threads: Pillow lets go of the lock while it decodes.
 
-    Returns the reason for each position that has no readable image.
+    Returns the reason for each position where that raised ``UnreadableImage``.
     """
-    channels, height, width = images.shape[1:]
 
     def chunk(start: int) -> list[tuple[int, str]]:
         reasons = []
         for position in positions[start : start + _CHUNK]:
-            data = source(position)
             try:
-                if data is None:
-                    raise UnreadableImage("no image stored")
-                images[position] = decode(data, size=(height, width), channels=channels)
+                images[position] = pixels(position)
             except UnreadableImage as error:
                 reasons.append((position, str(error)))
         return reasons

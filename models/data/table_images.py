@@ -1,20 +1,96 @@
-"""The images in a column of a table: encoded image files, structs of bytes and path, or raw grey pixels.
+"""The images in a column of a table: encoded image files, raw grey pixels, or paths of files beside the table.
 
-Raw pixels are row-major, of one square size. Which of them a column holds is told by its first batch that is not empty.
+A column of bytes, or of structs of bytes and path, holds encoded files, or row-major pixels of one square size; which
+of them is told by its first cells. A column of text holds paths. Training and attacks read cells by this file only.
 """
 
+from base64 import b64decode
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
 from math import isqrt
 from pathlib import Path
+from re import compile as regex
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
-from dxray.models.data.images import fit_to, looks_encoded
+from dxray.models.data.images import IMAGE_SUFFIXES, UnreadableImage, decode, fit_to, looks_encoded, suffix_of
 from dxray.models.data.reading import FacesError, Wanted, decode_into
+
+SAMPLE = 64  # cells that tell what a column holds
+SMALLEST = 64  # bytes of an image as raw pixels: fewer are no picture
+
+_URL = regex(r"[A-Za-z][A-Za-z0-9+.-]+://|data:")
+
+
+class Form(NamedTuple):
+    """How a column stores its images: as raw squares of ``side`` pixels, as paths, or else as encoded files."""
+
+    side: int = 0
+    paths: bool = False
+
+
+def form_of(spec: str, column: pa.Array) -> Form | None:
+    """How the images are stored of which these are the first, or None where no cell is filled.
+
+    Raises ``FacesError`` for what is no image, nor a path: another type, text that holds the image itself or a URL,
+    and bytes that are all of one length which is no square.
+    """
+    column = _plain(column)
+    if _is_text(column.type):
+        return _of_texts(spec, column.drop_null()[:SAMPLE].to_pylist())
+    try:
+        cells = _bytes_of(column).drop_null()[:SAMPLE]
+    except pa.ArrowException as error:
+        raise FacesError(
+            f"{spec} has images of type {column.type}, expected binary (encoded images, or the grey pixels of squares, "
+            f"row by row), structs of bytes and path, or paths as text: write it again"
+        ) from error
+    first = [cell for cell in cells.to_pylist() if cell]
+    if not first:
+        return None
+    texts = [text for text in map(_text_in, first) if text is not None]
+    if len(texts) == len(first) and not pa.types.is_struct(column.type):
+        return _of_texts(spec, texts)
+    return Form(_raw_side(spec, first))
+
+
+def cells_of(column: pa.Array, form: Form) -> tuple[pa.Array, pa.Array | None]:
+    """The bytes of a column, and the paths, if it has any, of the cells that have none."""
+    column = _plain(column)
+    if form.paths:
+        return pa.nulls(len(column), pa.large_binary()), column.cast(pa.large_string())
+    with_path = pa.types.is_struct(column.type) and column.type.get_field_index("path") >= 0
+    return _bytes_of(column), pc.struct_field(column, "path") if with_path else None
+
+
+def pixels_of(cell: bytes, side: int, *, size: tuple[int, int], channels: int) -> np.ndarray:
+    """A cell as uint8 ``(channels, H, W)``; ``side`` is that of raw pixels, 0 where they are none.
+
+    Raises ``UnreadableImage``.
+    """
+    if side and len(cell) == side * side:
+        grey = np.frombuffer(cell, np.uint8).reshape(side, side)
+        return fit_to(Image.fromarray(grey), size=size, channels=channels)
+    if side and cell and not looks_encoded(cell):
+        raise UnreadableImage(f"{len(cell):,} bytes, expected {side * side:,} ({side} x {side} grey pixels)")
+    return decode(cell, size=size, channels=channels)
+
+
+def file_at(text: str, root: Any) -> Any:
+    """The place that a path in a table means, a relative one from ``root`` (a `Path`, or what joins as one does).
+
+    Raises ``UnreadableImage`` for text that is no path.
+    """
+    if kind := _no_path(text):
+        raise UnreadableImage(f"{kind}, not the path of a file")
+    if "\\" in text and "/" not in text:  # as Windows writes it
+        text = text.replace("\\", "/")
+    return Path(text) if text.startswith("/") else root / text
 
 
 def load_cells(
@@ -26,87 +102,105 @@ def load_cells(
     """
     images = np.empty((int(positions.max()) + 1, wanted.channels, *wanted.size), np.uint8)
     reasons: dict[int, str] = {}
-    side = None
+    form = None
     start = 0
     for column in batches:
         rows = slice(start, start + len(column))
-        cells, paths = _bytes_and_paths(spec, column)
-        if side is None and cells.null_count < len(cells):
-            side = _raw_side(spec, cells, names[rows])
-        if side:
-            reasons |= _raw_into(spec, images, positions[rows], cells, side, names[rows])
-        else:
-            reasons |= _encoded_into(images, positions[rows], cells, paths, root)
+        form = form or form_of(spec, column)
+        cells, paths = cells_of(column, form or Form())
+        reasons |= _into(images, positions[rows], cells, paths, (form or Form()).side, root)
         start = rows.stop
     return images, reasons
 
 
-def _bytes_and_paths(spec: str, column: pa.Array) -> tuple[pa.Array, pa.Array | None]:
-    """The bytes of a column of images, and where it is a struct with paths those too."""
-    cells, paths = column, None
-    if pa.types.is_struct(column.type) and column.type.get_field_index("bytes") >= 0:
-        cells = pc.struct_field(column, "bytes")
-        paths = pc.struct_field(column, "path") if column.type.get_field_index("path") >= 0 else None
-    try:
-        return cells.cast(pa.large_binary()), paths
-    except pa.ArrowException as error:
-        raise FacesError(
-            f"{spec} has images of type {column.type}, expected bytes or a struct of bytes and path: write it again"
-        ) from error
-
-
-def _raw_side(spec: str, cells: pa.Array, names: list[str]) -> int:
-    """The side of the square raw images that ``cells`` are, or 0 if they are encoded image files."""
-    data = [cell or b"" for cell in cells.to_pylist()]
-    present = [cell for cell in data if cell]
-    encoded = sum(map(looks_encoded, present))
-    # By chance raw pixels can begin like an encoded file, but not all of them will, and encoded files differ in length.
-    if encoded == len(present) or (encoded * 2 >= len(present) and len(set(map(len, present))) > 1):
-        return 0
-    length = Counter(map(len, present)).most_common(1)[0][0]
-    side = isqrt(length)
-    if side * side != length:
-        name = next(name for name, cell in zip(names, data, strict=True) if len(cell) == length)
-        raise FacesError(
-            f"{spec} has {length:,} bytes as the image {name!r}, expected H x H grey pixels (2,304 for 48 x 48) "
-            f"or an encoded image such as PNG: write the images again"
-        )
-    return side
-
-
-def _raw_into(
-    spec: str, images: np.ndarray, positions: np.ndarray, cells: pa.Array, side: int, names: list[str]
+def _into(
+    images: np.ndarray, positions: np.ndarray, cells: pa.Array, paths: pa.Array | None, side: int, root: Path
 ) -> dict[int, str]:
-    """Put the raw grey ``cells`` of ``side`` x ``side`` at their ``positions`` of ``images``, at its size."""
-    there = np.asarray(cells.is_valid())
-    lengths = np.asarray(pc.fill_null(pc.binary_length(cells), side * side))
-    if (wrong := np.flatnonzero(lengths != side * side)).size:
-        raise FacesError(
-            f"{spec} has {lengths[wrong[0]]:,} bytes as the image {names[wrong[0]]!r}, expected {side * side:,} "
-            f"({side} x {side} grey pixels) as in its first rows: write that row again"
-        )
-    pixels = np.frombuffer(b"".join(cells.drop_null().to_pylist()), np.uint8).reshape(-1, 1, side, side)
-    pixels, at = pixels[positions[there] >= 0], positions[there & (positions >= 0)]
+    """Put ``cells``, or where they are empty the files ``paths`` names, at their ``positions`` of ``images``."""
     channels, height, width = images.shape[1:]
-    if (side, side) == (height, width):
-        images[at] = pixels
-    else:
-        for position, image in zip(at, pixels, strict=True):
-            images[position] = fit_to(Image.fromarray(image[0]), size=(height, width), channels=channels)
-    return dict.fromkeys(positions[~there & (positions >= 0)].tolist(), "no image stored")
+    left = positions >= 0
+    if side and (side, side) == (height, width):  # all at once, which is what makes large tables of pixels quick
+        whole = np.asarray(pc.fill_null(pc.equal(pc.binary_length(cells), side * side), False))
+        pixels = np.frombuffer(b"".join(cells.filter(pa.array(whole)).to_pylist()), np.uint8)
+        images[positions[whole & left]] = pixels.reshape(-1, 1, side, side)[left[whole]]
+        left &= ~whole
+    row_at = {int(positions[row]): int(row) for row in np.flatnonzero(left)}
 
-
-def _encoded_into(
-    images: np.ndarray, positions: np.ndarray, cells: pa.Array, paths: pa.Array | None, root: Path
-) -> dict[int, str]:
-    """Decode ``cells``, or where they are empty the files ``paths`` names, into their ``positions`` of ``images``."""
-    row_at = {int(positions[row]): int(row) for row in np.flatnonzero(positions >= 0)}
-
-    def source(position: int) -> bytes | Path | None:
+    def pixels_at(position: int) -> np.ndarray:
         row = row_at[position]
         if cells[row].is_valid:
-            return cells[row].as_py()
+            return pixels_of(cells[row].as_py(), side, size=(height, width), channels=channels)
         path = None if paths is None else paths[row].as_py()
-        return None if path is None else root / path
+        if path is None:
+            raise UnreadableImage("no image stored")
+        return decode(file_at(path, root), size=(height, width), channels=channels)
 
-    return decode_into(images, list(row_at), source)
+    return decode_into(images, list(row_at), pixels_at)
+
+
+def _plain(column: pa.Array) -> pa.Array:
+    return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+
+
+def _bytes_of(column: pa.Array) -> pa.Array:
+    """The bytes of a column that is no text; an ArrowException where it has none."""
+    with_bytes = pa.types.is_struct(column.type) and column.type.get_field_index("bytes") >= 0
+    cells = pc.struct_field(column, "bytes") if with_bytes else column
+    if _is_text(cells.type):
+        raise pa.ArrowNotImplementedError("text is never taken for bytes")
+    return cells.cast(pa.large_binary())
+
+
+def _of_texts(spec: str, texts: list[str]) -> Form:
+    kinds = [_no_path(text) for text in texts]
+    if kinds and None not in kinds:
+        raise FacesError(f"{spec} has {kinds[0]} in its column of images: expected encoded images or paths of files")
+    return Form(paths=True)
+
+
+def _raw_side(spec: str, first: list[bytes]) -> int:
+    """The side of the square raw images that ``first`` are, or 0 if they are encoded image files."""
+    encoded = sum(map(looks_encoded, first))
+    lengths = Counter(map(len, first))
+    # By chance raw pixels can begin like an encoded file, but not all of them will, and encoded files differ in length.
+    if encoded == len(first) or (encoded * 2 >= len(first) and len(lengths) > 1):
+        return 0
+    length, often = lengths.most_common(1)[0]
+    side = isqrt(length)
+    if length >= 4 and side * side == length and often * 2 > len(first):
+        return side
+    if len(lengths) == 1 < len(first) and length >= SMALLEST:
+        raise FacesError(
+            f"{spec} has {length:,} bytes as each image, expected H x H grey pixels (2,304 for 48 x 48) "
+            f"or an encoded image such as PNG: write the images again"
+        )
+    return 0  # damaged, each in a way of its own
+
+
+def _text_in(cell: bytes) -> str | None:
+    """The path or URL that bytes are, or the image written out as text: some writers keep text so."""
+    try:
+        text = cell.decode()
+    except UnicodeDecodeError:
+        return None
+    known = text.isprintable() and (suffix_of(text).lower() in IMAGE_SUFFIXES or _no_path(text))
+    return text if known else None
+
+
+def _no_path(text: str) -> str | None:
+    """What a text is that cannot be the path of an image: a URL, or the image itself written out as text."""
+    if _URL.match(text):
+        return f"a URL ({text[:40]!r}), which is not opened"
+    start = text[:64]
+    if len(start) == 64:
+        with suppress(ValueError):
+            if looks_encoded(b64decode(start.replace("-", "+").replace("_", "/"), validate=True)):
+                return "an image written out as base64"
+        with suppress(ValueError):
+            if looks_encoded(bytes.fromhex(start)):
+                return "an image written out as hexadecimal digits"
+    return "bytes written out as text" if start.startswith(("b'", 'b"')) else None

@@ -24,14 +24,9 @@ from dxray.models.data.labels import (
     must_be_readable,
     no_column,
 )
-from dxray.models.data.reading import SPLITS, FacesError, Listing, Wanted, existing, path_of
+from dxray.models.data.reading import SPLIT_WORDS, SPLITS, FacesError, Listing, Wanted, existing, path_of
 from dxray.models.data.table_images import load_cells
 
-_SPLIT_WORDS = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
-    **dict.fromkeys(("test", "testing"), "test"),
-}
 _BATCH = 2048  # rows of a table in memory at a time
 
 
@@ -126,7 +121,7 @@ def hf_parts(datasets: Any, place: str) -> tuple[dict[str | None, Any], Path]:
         own = {split: own[split]}
     parts: dict[str | None, Any] = {}
     for key, part in own.items():
-        word = _SPLIT_WORDS.get(key.casefold())  # None, where one odd part is all there is: its rows have no split yet
+        word = SPLIT_WORDS.get(key.casefold())  # None, where one odd part is all there is: its rows have no split yet
         if word is None and len(own) > 1:
             raise FacesError(f"hf:{name} has a split {key!r}, expected {', '.join(SPLITS)}: choose one with :SPLIT")
         if word in parts:
@@ -229,7 +224,7 @@ def _groups(column: pa.ChunkedArray) -> np.ndarray:
 def _splits(spec: str, column: pa.ChunkedArray) -> np.ndarray:
     """The splits ``(N,)`` that a column of words means."""
     values, at = _distinct(_plain(column))
-    words = [_SPLIT_WORDS.get(str(value).casefold()) for value in values]
+    words = [SPLIT_WORDS.get(str(value).casefold()) for value in values]
     if None in words:
         raise FacesError(
             f"{spec} has a split {values[words.index(None)]!r}, expected {', '.join(SPLITS)}: rename it in those rows"

@@ -1,5 +1,6 @@
 """`dxray attack`: faces attacked in shards, here or by Ray's workers; a stopped run goes on, and may be added to."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -25,7 +26,7 @@ from dxray.orchestrator.attack.run import to_resume, whole_summary, work_off
 from dxray.orchestrator.attack.sharding import bounds
 from dxray.orchestrator.attack.shards import Job
 from dxray.orchestrator.console import Console
-from dxray.orchestrator.errors import FULL, UserError
+from dxray.orchestrator.errors import FULL, UserError, cannot_write
 from dxray.orchestrator.runs.buckets import Place
 from dxray.orchestrator.runs.rows import CONFIG
 from dxray.orchestrator.runs.store import (
@@ -104,7 +105,8 @@ def attack(
             _same(record, config, card, out)
             console.say(f"'{out}' holds this run; it goes on")
             return _go_on(record, out, console, compute)
-        inputs = list_inputs(config.paths, classes=card.classes, labeller=labeller)
+        passed_over: Counter[str] = Counter()
+        inputs = list_inputs(config.paths, classes=card.classes, labeller=labeller, passed_over=passed_over)
         first = list(islice(inputs, 2))
         if config.name is not None and len(first) != 1:
             raise UserError("--name names the files of a single face, and several were given; leave it out")
@@ -125,6 +127,7 @@ def attack(
             "findings": [asdict(finding) for finding in findings],
             "versions": versions(),
             "inputs": listed.inputs,
+            "passed_over": dict(passed_over.most_common()),
             "numbers": labeller.counted,
             "lists": [_begun(listed, 0, labeller)],
         }
@@ -174,7 +177,8 @@ def _go_on(
         console.say(f"warning: begun with {_told(record['versions'])}, going on with {_told(versions())}")
     config, lists = AttackConfig(**record["config"]), record["lists"]
     labeller = labeller_of(card, config.labels, config.label, config.classes)
-    inputs = list_inputs(config.paths, classes=card.classes, labeller=labeller)
+    passed_over: Counter[str] = Counter()
+    inputs = list_inputs(config.paths, classes=card.classes, labeller=labeller, passed_over=passed_over)
     if update and config.name is not None:
         raise UserError(
             f"'{out}' is the run of a single face whose files are named '{config.name}', so that others would take "
@@ -185,6 +189,7 @@ def _go_on(
             work_off(_job(record, out), record, card, console, compute)
         listed = write_list(out, len(lists), fresh(out, len(lists), inputs))
         console.say(f"update: {listed.inputs:,} inputs are new")
+        record["passed_over"] = dict(passed_over.most_common())
         if listed.inputs:
             first_part = lists[-1]["first_part"] + sum(1 for _ in bounds(lists[-1]))
             if record.pop("compacted", False):
@@ -280,7 +285,7 @@ def _flat(config: AttackConfig) -> dict[str, Any]:
 
 @contextmanager
 def _in(out: Place, console: Console) -> Iterator[None]:
-    """Alone in the folder of a run, on one thread as each worker is; a full disk is one sentence."""
+    """Alone in the folder of a run, on one thread as each worker is; a disk that takes nothing is one sentence."""
     with locked(out, say=console.say), torch_threads(1):
         try:
             yield
@@ -288,10 +293,7 @@ def _in(out: Place, console: Console) -> Iterator[None]:
             if isinstance(out, Path) and wrong.errno not in FULL:
                 raise
             said = wrong.strerror or one_line(wrong, 200)
-            raise UserError(
-                f"'{out}' takes no more ({said}); what is finished is kept; make room, then go on with: "
-                f"{to_resume(out)}"
-            ) from None
+            raise cannot_write(out, said, f"what is finished is kept; go on with: {to_resume(out)}") from None
 
 
 def _told(versions: dict[str, str]) -> str:

@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -12,7 +13,10 @@ import pyarrow.parquet as pq
 from dxray.models.data.images import one_line
 from dxray.models.data.labels import FEW, Labeller, Meaning, meaning_of, must_be_readable, no_column
 from dxray.models.data.reading import FacesError
+from dxray.models.data.table_images import SAMPLE, Form, cells_of, form_of
+from dxray.models.data.walk import is_hidden, walk
 from dxray.orchestrator.errors import UserError
+from dxray.orchestrator.runs.buckets import ObjectPath, Place
 from dxray.orchestrator.runs.places import place
 from dxray.orchestrator.runs.rows import CONFIG, runs_below
 from dxray.orchestrator.runs.store import open_table
@@ -39,6 +43,7 @@ def parquet_rows(place: str, labeller: Labeller) -> Iterator[Row]:
     for file in files:
         above = "" if file == place else f"{file[len(place.rstrip('/')) :].lstrip('/').removesuffix('.parquet')}/"
         with _open(file) as parquet:
+            _form(file, parquet)  # or it is refused by each worker
             label = labeller.column_of(parquet.schema_arrow.names)
             meaning = meanings.get(label)
             wanted = [name for name in (_NAME if called else None, label) if name]
@@ -61,7 +66,7 @@ def hugging_face_rows(place: str, labeller: Labeller) -> Iterator[Row]:
     Raises:
         UserError: it cannot be loaded, has no column of images, or its labels cannot be read.
     """
-    for split, part in _splits(place).items():
+    for split, part in _loaded(place)[0].items():
         _image_column(place, part)
         label = labeller.column_of(list(part.features))
         if labeller.column and not label:
@@ -119,15 +124,27 @@ def _readable(read: Callable[..., Any], *given: Any) -> Any:
         raise UserError(str(wrong)) from None
 
 
-def read_cells(table: str, rows: Sequence[int]) -> list[bytes | Path | None]:
-    """What the rows of a table hold, as it is listed: an encoded image, raw grey pixels, a file, or nothing."""
+class Cells(NamedTuple):
+    """Rows of a table: each an encoded image, raw grey pixels, the path of a file, or nothing.
+
+    side: of the squares that raw pixels are, 0 where they are none. root: where relative paths begin.
+    """
+
+    cells: list[bytes | str | None]
+    side: int
+    root: Place
+
+
+def read_cells(table: str, rows: Sequence[int]) -> Cells:
+    """What the rows of a table hold, as it is listed."""
     kind, _, place = table.partition(":")
     return _hugging_face_cells(place, rows) if kind == "hf" else _parquet_cells(place, rows)
 
 
-def _parquet_cells(file: str, rows: Sequence[int]) -> list[bytes | Path | None]:
-    found: dict[int, bytes | Path | None] = {}
+def _parquet_cells(file: str, rows: Sequence[int]) -> Cells:
+    found: dict[int, bytes | str | None] = {}
     with _open(file) as parquet:
+        form = _form(file, parquet)
         start = 0
         for group in range(parquet.num_row_groups):
             size = parquet.metadata.row_group(group).num_rows
@@ -136,39 +153,41 @@ def _parquet_cells(file: str, rows: Sequence[int]) -> list[bytes | Path | None]:
             for batch in parquet.iter_batches(batch_size=256, row_groups=[group], columns=[_IMAGE]) if here else []:
                 inside = [row for row in here if at <= row < at + batch.num_rows]
                 taken = batch.column(0).take(pa.array([row - at for row in inside], pa.int64()))
-                found |= zip(inside, _cells(taken, Path(file).parent), strict=True)
+                found |= zip(inside, _cells(taken, form), strict=True)
                 at += batch.num_rows
             start += size
-    return [found.get(row) for row in rows]
+    return Cells([found.get(row) for row in rows], form.side, place(file).parent)
 
 
-def _hugging_face_cells(place: str, rows: Sequence[int]) -> list[bytes | Path | None]:
-    (part,) = _splits(place).values()
+def _hugging_face_cells(place: str, rows: Sequence[int]) -> Cells:
+    parts, root = _loaded(place)
+    (part,) = parts.values()
     column = part.select_columns([_image_column(place, part)]).with_format("arrow")
-    return _cells(column[list(rows)].column(0).combine_chunks(), Path())
+    return Cells(_cells(column[list(rows)].column(0).combine_chunks(), Form()), 0, root)
 
 
-def _cells(column: pa.Array, root: Path) -> list[bytes | Path | None]:
-    """Bytes; or where these are missing the file that a path names, a relative one from `root`."""
-    if not pa.types.is_struct(column.type):
-        return column.cast(pa.large_binary()).to_pylist()
-    return [
-        None
-        if cell is None
-        else cell["bytes"]
-        if cell.get("bytes") is not None
-        else root / cell["path"]
-        if cell.get("path")
-        else None
-        for cell in column.to_pylist()
-    ]
+def _cells(column: pa.Array, form: Form) -> list[bytes | str | None]:
+    contents, paths = cells_of(column, form)
+    if paths is None:
+        return contents.to_pylist()
+    return [path if cell is None else cell for cell, path in zip(contents.to_pylist(), paths.to_pylist(), strict=True)]
+
+
+def _form(file: str, parquet: pq.ParquetFile) -> Form:
+    """How the images of a table are stored; UserError for what is refused."""
+    groups = range(parquet.num_row_groups)
+    batches = (parquet.iter_batches(batch_size=SAMPLE, row_groups=[group], columns=[_IMAGE]) for group in groups)
+    try:
+        forms = (form_of(f"parquet:{file}", batch.column(0)) for batch in chain.from_iterable(batches))
+        return next(filter(None, forms), Form())
+    except FacesError as wrong:
+        raise UserError(str(wrong)) from None
 
 
 def _parquet_files(text: str) -> list[str]:
     path = place(text)
     try:
-        runs = runs_below(str(path), map(str, path.rglob(CONFIG)))
-        found = sorted(file for file in map(str, path.rglob("*.parquet")) if not file.startswith(runs))
+        found = sorted(name for name in _files_below(path) if name.endswith(".parquet"))
         found = found or ([text] if path.is_file() else [])
         there = path.exists()
     except OSError as wrong:
@@ -181,6 +200,19 @@ def _parquet_files(text: str) -> list[str]:
     return found
 
 
+def _files_below(path: Place) -> Iterator[str]:
+    """The files that no run wrote; a bucket is asked once for all of it."""
+    if isinstance(path, ObjectPath):
+        names = [str(file) for file in path.rglob("*")]
+        runs = runs_below(str(path), (name for name in names if name.endswith(f"/{CONFIG}")))
+        yield from (name for name in names if not name.startswith(runs))
+    elif path.is_dir():
+        for folder in walk(path):
+            if folder.wrong:
+                raise folder.wrong
+            yield from (entry.path for entry, below in folder.entries if not (below or is_hidden(entry.name)))
+
+
 def _open(file: str) -> pq.ParquetFile:
     try:
         parquet = open_table(place(file))
@@ -190,24 +222,7 @@ def _open(file: str) -> pq.ParquetFile:
     if _IMAGE not in parquet.schema_arrow.names:
         columns = ", ".join(parquet.schema_arrow.names)
         raise UserError(f"parquet:{file} has no column '{_IMAGE}', only {columns}; rename the column of images")
-    kind = parquet.schema_arrow.field(_IMAGE).type
-    if not _holds_images(kind):
-        raise UserError(
-            f"parquet:{file} has a column '{_IMAGE}' of {kind}; expected binary (an encoded image, or the grey pixels "
-            f"of a square, row by row), or structs with the fields bytes and path"
-        )
     return parquet
-
-
-def _holds_images(kind: pa.DataType) -> bool:
-    """Whether `_cells` can read a column of this type."""
-    if pa.types.is_struct(kind):
-        return kind.get_field_index("bytes") >= 0
-    try:
-        pa.nulls(1, kind).cast(pa.large_binary())
-    except pa.ArrowNotImplementedError:
-        return False
-    return True
 
 
 def _all_differ(files: Sequence[str]) -> bool:
@@ -227,7 +242,7 @@ def _numbered(row: int, what: str = "row") -> str:
 
 
 @lru_cache(maxsize=4)  # a worker reads many shards of one data set
-def _splits(place: str) -> dict[str | None, Any]:
+def _loaded(place: str) -> tuple[dict[str | None, Any], Path]:
     try:
         import datasets
     except ImportError:
@@ -235,7 +250,7 @@ def _splits(place: str) -> dict[str | None, Any]:
     from dxray.models.data.tables import hf_parts
 
     try:
-        return hf_parts(datasets, place)[0]
+        return hf_parts(datasets, place)
     except FacesError as wrong:
         raise UserError(str(wrong)) from None
 

@@ -108,24 +108,22 @@ class InProcess:
         """The rows by status of each shard once its part is on disk; `take` as for `WorkerPool.work_off`."""
         shards = Shards(self.job, *self._net, device=str(device_of_choice()))
         began, left = time.perf_counter(), self._images
-        while True:
+        seconds = 0.0
+        while seconds <= PATIENCE or self._others is None:
             shard = take()
-            if shard is None:
-                ended = list(self._heard(shards.finish()))
-                yield from ended
-                if not ended:
-                    return
-                continue
-            inputs = list(read_list(self.job.out, shard.list, shard.start, shard.stop))
-            yield from self._heard(shards.attack(shard.index, inputs))
+            inputs = [] if shard is None else list(read_list(self.job.out, shard.list, shard.start, shard.stop))
+            ended = False
+            for rows in self._heard(shards.finish() if shard is None else shards.attack(shard.index, inputs)):
+                ended = True  # and may have told how the rest is cut
+                yield rows
+            if shard is None and not ended:
+                return
             left -= len(inputs)
             seconds = (time.perf_counter() - began) / (self._images - left) * left
-            if self._others and seconds > PATIENCE:
-                yield from self._heard(shards.finish())
-                self._mark.unlink(missing_ok=True)
-                self.say(f"the other {left:,} images would take {seconds:.0f} s in this process; Ray's workers go on")
-                yield from self._others(left).work_off(take)
-                return
+        yield from self._heard(shards.finish())
+        self._mark.unlink(missing_ok=True)
+        self.say(f"the other {left:,} images would take {seconds:.0f} s in this process; Ray's workers go on")
+        yield from self._others(left).work_off(take)
 
     def _heard(self, ended: Iterator[Ended]) -> Iterator[Counter[str]]:
         for one in ended:

@@ -5,11 +5,14 @@ follows from the names alone, and only one folder's names are in memory at a tim
 results (they hold an `attack.json`) are left out: a run may lie below its own inputs.
 """
 
+import codecs
 import glob
 import hashlib
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import chain, islice, pairwise, takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,8 +20,9 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.fs
 
-from dxray.models.data.images import IMAGE_SUFFIXES, one_line
+from dxray.models.data.images import BEGINNING, IMAGE_SUFFIXES, is_image_file, one_line, suffix_of
 from dxray.models.data.labels import HOW, Labeller
+from dxray.models.data.walk import Folder, is_hidden, is_image, is_run, walk
 from dxray.orchestrator.attack.image_tables import Row, hugging_face_rows, parquet_rows
 from dxray.orchestrator.errors import UserError
 from dxray.orchestrator.runs.buckets import open_uri
@@ -51,8 +55,9 @@ def list_inputs(
     labels: str = "auto",
     label: str | None = None,
     labeller: Labeller | None = None,
+    passed_over: Counter[str] | None = None,
 ) -> Iterator[Input]:
-    """Every image of the places, without opening any.
+    """Every image of the places, without opening any but those whose names have no ending.
 
     Args:
         places: files and folders; patterns with `*`, `?` or `[`; URIs (`s3://`, `gs://`) of files or folders;
@@ -65,6 +70,7 @@ def list_inputs(
             its column of labels, where it has one.
         label: the column of labels; None: see `labels.label_column`.
         labeller: gives the labels, in place of these three, and says at the end by what.
+        passed_over: comes to count the other files in folders and buckets, by the endings of their names.
 
     Raises:
         UserError: a place does not exist or cannot be listed, holds no image, or none was given; `labels` is unknown,
@@ -84,10 +90,14 @@ def list_inputs(
     files = [place for place in given if _kind(place) == "file"]
     prefixes = _prefixes([place for place in given if place not in files], alone=len(given) == 1)
     for place, prefix in prefixes.items():
+        others: Counter[str] = Counter()
         if rows := _TABLES.get(_kind(place)):
-            yield from _some(place, _table(prefix, rows(place.partition(":")[2], labeller), labeller))
+            found = _table(prefix, rows(place.partition(":")[2], labeller), labeller)
         else:
-            yield from _some(place, _labelled(_LISTERS[_kind(place)](place, prefix), labeller))
+            found = _labelled(_LISTERS[_kind(place)](place, prefix, others), labeller)
+        yield from _some(place, found, others)
+        if passed_over is not None:
+            passed_over += others
     often = Counter(Path(place).name for place in files)
     called = ((_text(Path(p).name if often[Path(p).name] == 1 else p), os.fsencode(p)) for p in files)
     yield from _labelled(_distinct(called), labeller)
@@ -128,21 +138,20 @@ def _prefixes(places: Sequence[str], *, alone: bool) -> dict[str, str]:
     return {place: f"{_text(name if often[name] == 1 else place).strip('/')}/" for place, name in called.items()}
 
 
-def _some(place: str, found: Iterator[Input]) -> Iterator[Input]:
+def _some(place: str, found: Iterator[Input], others: Counter[str]) -> Iterator[Input]:
     """The same; UserError where there is nothing."""
     first = next(found, None)
     if first is None:
-        raise UserError(f"{_nothing(place)}; give images, or a folder of them")
+        raise UserError(f"{_nothing(place, others)}; give images, or a folder of them")
     yield first
     yield from found
 
 
-def _nothing(place: str) -> str:
+def _nothing(place: str, others: Counter[str]) -> str:
     kind = _kind(place)
     if kind == "folder":
-        files = Counter(_ending(name).lower() in IMAGE_SUFFIXES for _, _, names in os.walk(place) for name in names)
-        held = f"{files[False]:,} files of which none ends in" if files else "nothing; expected files that end in"
-        if files[True]:
+        held = f"{others.total():,} files of which none ends in" if others else "nothing; expected files that end in"
+        if not others and any(is_run(Path(folder)) for folder, _, _ in os.walk(place)):
             held = "no images but those that runs wrote; expected files that end in"
         return f"folder '{place}' holds {held} {', '.join(sorted(IMAGE_SUFFIXES))}"
     if kind == "pattern":
@@ -151,48 +160,40 @@ def _nothing(place: str) -> str:
     return f"'{place}' holds no image"
 
 
-def _folder(place: str, prefix: str) -> Iterator[_Found]:
-    return chain.from_iterable(_distinct(images) for images in _images_of_folders(Path(place), prefix, ()))
+def _folder(place: str, prefix: str, others: Counter[str]) -> Iterator[_Found]:
+    return chain.from_iterable(_distinct(images) for images in _images_of_folders(Path(place), prefix, others))
 
 
-def _images_of_folders(folder: Path, prefix: str, above: tuple[Any, ...]) -> Iterator[Iterable[tuple[str, bytes]]]:
-    """The images of a folder, then those of each folder below it. A link back to a folder `above` ends there."""
-    here = folder.stat()
-    if (here.st_dev, here.st_ino) in above or (above and _is_run(folder)):
-        return
-    below: list[str] = []
-    try:
-        with os.scandir(folder) as entries:
-            yield _images_of(entries, prefix, below)
-    except OSError as wrong:
-        if not above:
-            raise UserError(f"folder '{folder}' cannot be listed ({wrong.strerror}); check its permissions") from None
-        yield [(prefix.rstrip("/"), os.fsencode(folder))]  # its row will say so
-    for name in sorted(below):
-        yield from _images_of_folders(folder / name, f"{prefix}{_text(name)}/", (*above, (here.st_dev, here.st_ino)))
+def _images_of_folders(root: Path, prefix: str, others: Counter[str]) -> Iterator[Iterable[tuple[str, bytes]]]:
+    """The images of a folder, then those of each folder below it."""
+    for folder in walk(root):
+        above = f"{prefix}{_text(folder.name)}"
+        if folder.wrong and not folder.name:
+            said = folder.wrong.strerror
+            raise UserError(f"folder '{root}' cannot be listed ({said}); check its permissions")
+        # What cannot be listed is a row, which says so.
+        yield [(above.rstrip("/"), os.fsencode(folder.path))] if folder.wrong else _images_of(folder, above, others)
 
 
-def _images_of(entries: Iterable[os.DirEntry[str]], prefix: str, below: list[str]) -> Iterator[tuple[str, bytes]]:
-    for entry in entries:
-        if _is_folder(entry):
-            below.append(entry.name)
+def _images_of(folder: Folder, above: str, others: Counter[str]) -> Iterator[tuple[str, bytes]]:
+    for entry, is_folder in folder.entries:
         # A folder called like an image is a row too, which says that it is none.
-        if _ending(entry.name).lower() in IMAGE_SUFFIXES:
-            yield f"{prefix}{_text(entry.name)}", os.fsencode(entry.path)
+        if is_hidden(entry.name) or not (is_image(entry) if not is_folder else _ends_like_an_image(entry.name)):
+            if not is_folder:
+                others[_counted_as(entry.name)] += 1
+        else:
+            yield f"{above}{_text(entry.name)}", os.fsencode(entry.path)
 
 
-def _is_run(folder: Path) -> bool:
-    return os.path.lexists(folder / CONFIG)
+def _ends_like_an_image(name: str) -> bool:
+    return suffix_of(name).lower() in IMAGE_SUFFIXES
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself
-        return False
+def _counted_as(name: str) -> str:
+    return "hidden" if is_hidden(name) else _text(suffix_of(name).lower()) or "without an ending"
 
 
-def _pattern(place: str, prefix: str) -> Iterator[_Found]:
+def _pattern(place: str, prefix: str, others: Counter[str]) -> Iterator[_Found]:
     """The matches; of a folder among them its images."""
     root = _root(place)
     spelled = len([*takewhile(lambda part: part != "**", Path(place).parts)])  # levels; those below may be any
@@ -201,10 +202,10 @@ def _pattern(place: str, prefix: str) -> Iterator[_Found]:
         for match in glob.iglob(place, recursive=True):  # noqa: PTH207  # Path.glob holds all of them
             path = Path(match)
             name = f"{prefix}{_text(path.relative_to(root))}"
-            if any(map(_is_run, (path, *path.parents[: max(0, len(path.parts) - spelled - 1)]))):
+            if any(map(is_run, (path, *path.parents[: max(0, len(path.parts) - spelled - 1)]))):
                 continue
             if path.is_dir():
-                yield from chain.from_iterable(_images_of_folders(path, f"{name}/", ()))
+                yield from chain.from_iterable(_images_of_folders(path, f"{name}/", others))
             else:
                 yield name, os.fsencode(path)
 
@@ -216,22 +217,29 @@ def _root(pattern: str) -> Path:
     return Path(*takewhile(lambda part: not any(sign in part for sign in "*?["), Path(pattern).parts[:-1]))
 
 
-def _list(place: str, prefix: str) -> Iterator[_Found]:
+def _list(place: str, prefix: str, others: Counter[str]) -> Iterator[_Found]:
     """The paths on the lines of a text file; relative ones begin at its folder."""
     file = Path(place.partition(":")[2])
     try:
-        lines = file.read_bytes().splitlines()
+        lines = _without_mark(file.read_bytes()).splitlines()
     except OSError as wrong:
         raise UserError(f"list:{file} cannot be read ({wrong.strerror}); expected a text file of paths") from None
     named = ((_text(os.fsdecode(line)), line) for line in map(bytes.strip, lines) if line)
     return _distinct((prefix + name.lstrip("/"), _from(file.parent, line)) for name, line in named)
 
 
+def _without_mark(content: bytes) -> bytes:
+    """The bytes of a text as UTF-8 without the byte-order mark that Windows' editors begin with."""
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return content.decode("utf-16", "replace").encode()
+    return content.removeprefix(codecs.BOM_UTF8)
+
+
 def _from(folder: Path, path: bytes) -> bytes:
     return path if b"://" in path else os.fsencode(folder / Path(os.fsdecode(path)).expanduser())
 
 
-def _uri(place: str, prefix: str) -> Iterator[_Found]:
+def _uri(place: str, prefix: str, others: Counter[str]) -> Iterator[_Found]:
     """What lies below a URI; a bucket tells all of it at once."""
     system, root = open_uri(place)
     try:
@@ -244,18 +252,37 @@ def _uri(place: str, prefix: str) -> Iterator[_Found]:
         raise UserError(
             f"'{place}' cannot be listed ({one_line(wrong, 200)}); check its name and your right to it"
         ) from None
-    above = place.rstrip("/")[: -len(root)]
-    runs = runs_below(root.rstrip("/"), (info.path for info in found if info.base_name == CONFIG))
-    return _distinct(
-        (f"{prefix}{info.path[len(root) :].lstrip('/') or info.base_name}", f"{above}{info.path}".encode())
-        for info in found
-        if info.type == pyarrow.fs.FileType.File
-        and _ending(info.path).lower() in IMAGE_SUFFIXES
-        and not info.path.startswith(runs)
-    )
+    above, root = place.rstrip("/")[: -len(root)], root.rstrip("/")
+    runs = runs_below(root, (info.path for info in found if info.base_name == CONFIG))
+    files = [info for info in found if info.type == pyarrow.fs.FileType.File and not info.path.startswith(runs)]
+    below = {info.path: info.path[len(root) :].lstrip("/") or info.base_name for info in files}
+    return _distinct(_images_of_bucket(partial(_beginning, system), below, above, prefix, others))
 
 
-_LISTERS: dict[str, Callable[[str, str], Iterator[_Found]]] = {
+def _images_of_bucket(
+    beginning: Callable[[str], bytes], below: dict[str, str], above: str, prefix: str, others: Counter[str]
+) -> Iterator[tuple[str, bytes]]:
+    """Those of the paths in a bucket, each with what it is called `below` the place; `above` makes it a URI."""
+    unsure = [path for path in below if not suffix_of(path)]
+    with ThreadPoolExecutor(32) as pool:  # each look into a file is a request
+        begins = dict(zip(unsure, pool.map(beginning, unsure), strict=True))
+    for path, name in below.items():
+        hidden = any(map(is_hidden, name.split("/")))
+        if not hidden and is_image_file(path, partial(begins.__getitem__, path)):
+            yield f"{prefix}{name}", f"{above}{path}".encode()
+        else:
+            others["hidden" if hidden else _counted_as(name.rpartition("/")[2])] += 1
+
+
+def _beginning(system: Any, path: str) -> bytes:
+    try:
+        with system.open_input_stream(path) as stream:
+            return bytes(stream.read(BEGINNING))
+    except OSError:
+        return b""  # as a file that may not be read
+
+
+_LISTERS: dict[str, Callable[[str, str, Counter[str]], Iterator[_Found]]] = {
     "folder": _folder,
     "pattern": _pattern,
     "list": _list,
@@ -314,17 +341,11 @@ def _in_arrow(found: Iterable[tuple[str, bytes]]) -> pa.Table:
 
 def _triple(name: str) -> str:
     """Where the triple goes: `sub/face.jpg` -> `sub/face`; a path that leads up or from the root ends up below too."""
-    stem = name.removesuffix(_ending(name)).lstrip("/")
+    stem = name.removesuffix(suffix_of(name)).lstrip("/")
     if stem.isprintable() and "\\" not in stem and ".." not in stem:
         return stem
     safe = "".join(c if c.isprintable() and c != "\\" else "_" for c in stem)
     return "/".join("_" if part == ".." else part for part in safe.split("/"))
-
-
-def _ending(name: str) -> str:
-    """As `Path.suffix`, which takes ten times as long."""
-    start, _, end = name.rpartition(".")
-    return f".{end}" if end and "/" not in end and start and not start.endswith("/") else ""
 
 
 def told_apart(triple: str, name: str) -> str:

@@ -93,7 +93,7 @@ def work_off(job: Job, record: dict[str, Any], card: ModelCard, console: Console
 
 def whole_summary(record: dict[str, Any], out: Place) -> dict[str, Any]:
     """The summary; UserError where it is not that of a row for each input."""
-    summary = summarise(out)
+    summary = summarise(out) | {"passed_over": record.get("passed_over", {})}
     if summary["inputs"] != record["inputs"]:
         raise UserError(
             f"'{out / 'images'}' holds {summary['inputs']:,} rows for {record['inputs']:,} inputs; put its parts back "

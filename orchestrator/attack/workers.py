@@ -22,7 +22,7 @@ from dxray.models.data.images import one_line
 from dxray.orchestrator.attack.input_lists import read_list
 from dxray.orchestrator.attack.sharding import Shard
 from dxray.orchestrator.attack.shards import Ended, Job, Shards, failed_row, part
-from dxray.orchestrator.errors import FULL, UserError
+from dxray.orchestrator.errors import FULL, UserError, cannot_write
 from dxray.orchestrator.ray.session import capacity, cpus, living
 from dxray.orchestrator.runs.buckets import Place
 from dxray.orchestrator.runs.store import read_table, write_part, write_table
@@ -268,10 +268,8 @@ class WorkerPool:
         if isinstance(cause, UserError):
             return UserError(str(cause))
         if isinstance(cause, OSError) and cause.errno in FULL:
-            return UserError(
-                f"a worker could not write to '{self.job.out}' ({cause.strerror}); finished shards are kept; "
-                f"make room or give it the right to write, then go on with: dxray attack --resume '{self.job.out}'"
-            )
+            kept = f"finished shards are kept; go on with: dxray attack --resume '{self.job.out}'"
+            return cannot_write(self.job.out, str(cause.strerror), kept)
         return wrong
 
 

@@ -12,35 +12,24 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from inspect import BoundArguments
+from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Group, Parameter, UnusedCliTokensError
 
 from dxray.models.errors import InputError
 from dxray.models.versions import versions
-from dxray.orchestrator.cli import cluster
-from dxray.orchestrator.cli.attack import attack, check_attack
-from dxray.orchestrator.cli.compact import compact
-from dxray.orchestrator.cli.demo import demo
-from dxray.orchestrator.cli.doctor import doctor
-from dxray.orchestrator.cli.export import export
 from dxray.orchestrator.cli.options import RUN
-from dxray.orchestrator.cli.predict import predict
-from dxray.orchestrator.cli.retrain import check_retrain, retrain
-from dxray.orchestrator.cli.robustness import robustness
-from dxray.orchestrator.cli.show import show
-from dxray.orchestrator.cli.sweep import check_sweep, plan, sweep
-from dxray.orchestrator.cli.verify import verify
 from dxray.orchestrator.errors import Interrupted, UserError
 
-VERBS: dict[str, list[Callable[..., int | None]]] = {
-    "Experiments": [sweep, plan, attack, retrain, demo],
-    "Results of an attack": [show, verify, export, compact],
-    "Nets": [predict, doctor, robustness],
-    "A Ray cluster": [cluster.up, cluster.status, cluster.submit, cluster.fetch, cluster.down],
+# Panel of `dxray --help` -> its verbs, each by the file here that holds it, which is read when the verb is asked for.
+VERBS = {
+    "Experiments": ("sweep:verb", "sweep:plan", "attack:verb", "retrain:verb", "demo:demo"),
+    "Results of an attack": ("show:show", "verify:verify", "export:export", "compact:compact"),
+    "Nets": ("predict:predict", "doctor:doctor", "robustness:robustness"),
+    "A Ray cluster": ("cluster:up", "cluster:status", "cluster:submit", "cluster:fetch", "cluster:down"),
 }
-CHECKS = {sweep: check_sweep, attack: check_attack, retrain: check_retrain}
 
 
 def _shown(default: Any) -> str | None:
@@ -48,20 +37,44 @@ def _shown(default: Any) -> str | None:
     return None if default is None or default is False else str(default)
 
 
-app = App(
-    name="dxray",
-    help="Find, save and check the small change that fools a face classifier, on a laptop or a Ray cluster.",
-    help_format="plaintext",  # as Markdown, `*` and `_` would be markup, and take time to load
-    version=lambda: ", ".join(f"{name} {number}" for name, number in versions().items()),
-    default_parameter=Parameter(consume_multiple=1, negative=(), show_default=_shown, json_list=False, json_dict=False),
-    group_parameters=RUN,
-    group_commands=Group("The command itself", sort_key=len(VERBS)),
-)
-for number, (title, verbs) in enumerate(VERBS.items()):
-    panel = Group(title, sort_key=number)
-    for place, verb in enumerate(verbs):
-        app.command(verb, group=panel, sort_key=place, validator=CHECKS.get(verb))
-app.register_install_completion_command(help="Have the shell complete verbs, options and files.")
+def _app() -> App:
+    made = App(
+        name="dxray",
+        help="Find, save and check the small change that fools a face classifier, on a laptop or a Ray cluster.",
+        help_format="plaintext",  # as Markdown, `*` and `_` would be markup, and take time to load
+        version=lambda: ", ".join(f"{name} {number}" for name, number in versions().items()),
+        default_parameter=Parameter(
+            consume_multiple=1, negative=(), allow_repeating=True, show_default=_shown, json_list=False, json_dict=False
+        ),
+        group_parameters=RUN,
+        group_commands=Group("The command itself", sort_key=len(VERBS)),
+    )
+    for number, (title, verbs) in enumerate(VERBS.items()):
+        panel = Group(title, sort_key=number)
+        for place, verb in enumerate(verbs):
+            file, _, name = verb.partition(":")
+            made.command(f"{__package__}.{verb}", name=file if name == "verb" else name, group=panel, sort_key=place)
+    return made
+
+
+app = _app()
+
+
+@app.command(name="--install-completion")
+def _install_completion(
+    *,
+    shell: Literal["bash", "zsh", "fish"] | None = None,
+    output: Annotated[Path | None, Parameter(metavar="FILE")] = None,
+) -> None:
+    """Have the shell complete verbs, options and files.
+
+    Args:
+        shell: the one in use, if not given
+        output: the script's place, where the shell looks for it if not given
+    """
+    from cyclopts.completion.install import create_install_completion_command
+
+    create_install_completion_command(app.install_completion, add_to_startup=True)(shell=shell, output=output)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -71,6 +84,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(words: list[str]) -> int:
+    if not words or words[0].startswith("-"):
+        app.resolved_commands()  # their list tells what each says of itself
     verb, options = parsed(words)
     if address := options.arguments.get("address"):
         from dxray.orchestrator.ray.session import must_let_in

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from cyclopts import Parameter
+from cyclopts import App, Parameter
 
 from dxray.orchestrator.cli.options import (
     ATTACK,
@@ -54,13 +54,16 @@ class Options:
     """of dx_penalty's Adam"""
 
 
-def check_attack(**options: Any) -> None:
-    """UserError where `--resume` or `--update` comes with what the run itself knows."""
+def _check(**options: Any) -> None:
     if options.keys() & {"resume", "update"}:
         reason = "--resume and --update take all else from the run itself"
         must_leave_out(options, reason, but=FREE | {"resume", "update"})
 
 
+verb = App(name="attack", validator=_check)
+
+
+@verb.default
 def attack(
     *paths: PathText,
     model: Net | None = None,

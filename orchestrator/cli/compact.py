@@ -16,5 +16,6 @@ def compact(run: Folder, /, *, json: Json = False) -> None:
 
     console = Console(as_json=json)
     result = compacted(run, console)
-    console.say(f"{result['rows']:,} images, {result['parts_before']:,} parts before, {result['parts']:,} now")
+    parts = f"{result['parts_before']:,} part{'s' * (result['parts_before'] != 1)} before, {result['parts']:,} now"
+    console.say(f"{result['rows']:,} image{'s' * (result['rows'] != 1)}, {parts}")
     console.result(result)

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
     PathText = str
 else:
-    _Place = Path  # that in a bucket is of a module that loads Arrow
+    # That in a bucket is of a module that loads Arrow. Any: cyclopts has pydantic check the type, where that is loaded.
+    _Place = Path | Any
     PathText = str | Path  # always a str, as the first of them; a shell completes files where a path may be
 
 # The panels of `--help`, from top to bottom.
@@ -32,6 +33,7 @@ RESOURCES = Group("Resources", sort_key=9)
 OUTPUT = Group("Output", sort_key=10)
 RUN = Group("Run", sort_key=11)
 
+ONCE = Parameter(allow_repeating=False)  # of a list: given again it would grow, where a single value is replaced
 WAYS = Group(validator=mutually_exclusive)  # without a name it is no panel: of these options one can be given
 
 

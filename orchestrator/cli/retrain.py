@@ -4,12 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from cyclopts import Group, Parameter
+from cyclopts import App, Group, Parameter
 from cyclopts.validators import mutually_exclusive
 
 from dxray.orchestrator.cli.options import (
     DATA,
     NET,
+    ONCE,
     RULES,
     RUN,
     SCHEDULE,
@@ -47,7 +48,7 @@ class Training:
             help="rounds: attack, then learn from what fooled; fgsm, nfgsm, pgd, free, trades: in each batch",
         ),
     ] = "rounds"
-    attack: Annotated[list[str] | None, Parameter(metavar="NAME...", show_default="dx")] = None
+    attack: Annotated[list[str] | None, ONCE, Parameter(metavar="NAME...", show_default="dx")] = None
     """of the rounds, as for attack"""
     attack_faces: Annotated[Whole | None, Parameter(metavar="N", show_default="all")] = None
     """so many training faces in each round"""
@@ -95,8 +96,7 @@ class Times:
     """the same at these times: '0 3 * * 1' is Mondays at three"""
 
 
-def check_retrain(**options: Any) -> None:
-    """UserError where options do not go together."""
+def _check(**options: Any) -> None:
     if "to_round" in options and "rollback" not in options:
         raise UserError("--to-round goes with --rollback RUN; to attack the net of a round give --model RUN#round=N")
     if "times" in options and options.keys() & {"show", "rollback"}:
@@ -108,6 +108,10 @@ def check_retrain(**options: Any) -> None:
         must_leave_out(options, f"'{named[0]}' holds what the run was begun with", but=free)
 
 
+verb = App(name="retrain", validator=_check)
+
+
+@verb.default
 def retrain(
     *,
     data: Source = "synthetic",

@@ -8,6 +8,7 @@ from cyclopts import Parameter
 from dxray.orchestrator.cli.options import (
     ATTACK,
     NET,
+    ONCE,
     Budget,
     Classes,
     Folder,
@@ -26,15 +27,15 @@ def robustness(
     data: Source,
     label: Label = None,
     classes: Classes = None,
-    defense: Annotated[list[str] | None, Parameter(group=NET, metavar="NAME[:X=VALUE,...]")] = None,
+    defense: Annotated[list[str] | None, ONCE, Parameter(group=NET, metavar="NAME[:X=VALUE,...]")] = None,
     surrogate: Annotated[
         PathText | None, Parameter(group=NET, metavar="NET", show_default="the first other of MODELS")
     ] = None,
     eps: Annotated[
-        list[Budget] | None, Parameter(group=ATTACK, consume_multiple=True, show_default="2/255 4/255 8/255")
+        list[Budget] | None, ONCE, Parameter(group=ATTACK, consume_multiple=True, show_default="2/255 4/255 8/255")
     ] = None,
     l2: Annotated[
-        list[Budget] | None, Parameter(group=ATTACK, consume_multiple=True, show_default="0.25 0.5 1")
+        list[Budget] | None, ONCE, Parameter(group=ATTACK, consume_multiple=True, show_default="0.25 0.5 1")
     ] = None,
     count: Annotated[Whole, Parameter(group=ATTACK)] = 256,
     steps: Annotated[Whole, Parameter(group=ATTACK)] = 50,

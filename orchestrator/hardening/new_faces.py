@@ -88,6 +88,7 @@ def take_in(
 
     Raises:
         FacesError: the source has vanished or cannot be read; at the first generation also: it has no faces of a class.
+        UserError: at the first generation: the net has learnt the validation faces.
         UserError: a split is empty at the first generation, or the labelling net is of other images or classes.
     """
     for table in files(run / "faces", f"*/{generation:04d}.parquet"):  # of a generation that was killed before it began
@@ -102,6 +103,8 @@ def take_in(
         unlabelled=True,
         known=known if generation else None,
     )
+    if not generation:
+        _must_not_have_learnt_validation(card, faces)
     labels, splits = faces.labels.copy(), faces.splits.copy()
     by: list[str | None] = [None] * len(faces)
     without = labels < 0
@@ -169,6 +172,17 @@ def _write(
 def _names(run: Place) -> set[str]:
     tables = [file for split in SPLITS for file in files(run / "faces" / split, "*.parquet")]
     return {name for table in tables for name in read_table(table, columns=["name"])["name"].to_pylist()}
+
+
+def _must_not_have_learnt_validation(card: ModelCard, faces: Faces) -> None:
+    """UserError for a net of a `refit` on these faces: rounds are judged on validation faces, which it has learnt."""
+    made = card.trained
+    same = made.get("data_sha256") == faces.sha256() or made.get("data") == faces.source
+    if made.get("trial", {}).get("refit") and same:
+        raise UserError(
+            f"the net has learnt the validation faces of '{faces.source}' as well (refit), and rounds are judged on "
+            "these; begin with a net that was trained without --refit, or give other faces"
+        )
 
 
 def _must_agree(judge: ModelCard, card: ModelCard, path: str) -> None:

@@ -17,7 +17,7 @@ from dxray.models.data.faces import FacesError
 from dxray.models.versions import versions
 from dxray.models.victims.checkpoint import CARD, WEIGHTS, ModelCard, load, net_of_round, read
 from dxray.orchestrator.console import Console
-from dxray.orchestrator.errors import FULL, Interrupted, UserError
+from dxray.orchestrator.errors import FULL, Interrupted, UserError, cannot_write
 from dxray.orchestrator.hardening import promotion
 from dxray.orchestrator.hardening.new_faces import take_in
 from dxray.orchestrator.hardening.round_training import ROUNDS, Recipe
@@ -377,7 +377,5 @@ def _stops(out: Place) -> Iterator[None]:
     except OSError as wrong:
         if wrong.errno not in FULL:
             raise
-        raise UserError(
-            f"'{out}' takes no more ({wrong.strerror}); what is finished is kept; make room, then go on with: "
-            f"dxray retrain --resume '{out}'"
-        ) from None
+        kept = f"what is finished is kept; go on with: dxray retrain --resume '{out}'"
+        raise cannot_write(out, str(wrong.strerror), kept) from None

@@ -21,7 +21,7 @@ from dxray.defenses.adversarial_training import adversarial, collapsed, guard, p
 from dxray.models.data.faces import SPLITS
 from dxray.models.training.train import fit, logits_of
 from dxray.models.victims.checkpoint import load, net_of_round, save
-from dxray.orchestrator.errors import FULL, UserError
+from dxray.orchestrator.errors import FULL, UserError, cannot_write
 from dxray.orchestrator.hardening.new_faces import Held, held, held_in, shuffled
 from dxray.orchestrator.ray.session import gpus, largest_node
 from dxray.orchestrator.runs.buckets import Place, files
@@ -183,7 +183,7 @@ def _settled(run: Place, number: int, recipe: Recipe) -> dict[str, Any]:
 
             return settled(partial(_work, here, number, recipe), _folder(here, number), on_message=heard)
     except (Unwritable, OSError) as wrong:
-        return {"status": "KO", "reason": f"{wrong}; make room there, then resume"}
+        return {"status": "KO", "reason": f"{wrong}"}
 
 
 def _work(run: Path, number: int, recipe: Recipe, send: Report) -> None:
@@ -192,7 +192,7 @@ def _work(run: Path, number: int, recipe: Recipe, send: Report) -> None:
         result = {"status": "ok", "reason": None, **fitted}
     except Exception as wrong:
         if isinstance(wrong, OSError) and wrong.errno in FULL:
-            send(f"'{run}' takes no more ({wrong.strerror})")
+            send(str(cannot_write(run, str(wrong.strerror), "then resume")))
             return
         result = {"status": "KO", "reason": reason_of(wrong)}
     write_json(_folder(run, number) / RESULT, result)

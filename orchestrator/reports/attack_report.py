@@ -27,7 +27,17 @@ def show_attack(result: Mapping[str, Any], console: Console) -> None:
     console.say(
         f"of {right:,} faces that the net had right, {result['counts']['fooled']:,} are fooled ({share}){speed}"
     )
+    if result["passed_over"]:
+        console.say(f"passed over: {told_by_ending(result['passed_over'])}")
     console.say(f"results in {result['out']}; check the saved files with: dxray verify '{result['out']}'")
+
+
+def told_by_ending(passed_over: Mapping[str, int], most: int = 8) -> str:
+    """Files that are no images, counted by the endings of their names, the most frequent first."""
+    counted = [(count, ending) for ending, count in passed_over.items()]
+    told = [f"{count:,} {ending}" for count, ending in counted[:most]]
+    rest = sum(count for count, _ in counted[most:])
+    return ", ".join([*told, *([f"{rest:,} others"] if rest else [])])
 
 
 def show_run(result: Mapping[str, Any], console: Console) -> None:

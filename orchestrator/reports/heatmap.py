@@ -119,6 +119,7 @@ def _write(axes: "Axes", i: int, j: int, found: Figure, *, dark: bool) -> None:
     words = [_WORDS.get(remark, remark) for remark in found.remarks]
     if found.failed:
         words += [f"KO {found.share}" if found.share else "", *found.failed]
+    words += [f"{name} {100 * accuracy:.1f}" for name, accuracy in found.others.items()]
     below = " ".join(filter(None, words))
     paper = None if found.accuracy is not None else {"facecolor": _GREY, "edgecolor": "none", "pad": 0.5}
     lines = [

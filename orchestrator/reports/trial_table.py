@@ -10,7 +10,7 @@ import numpy as np
 from dxray.orchestrator.console import Console
 from dxray.orchestrator.sweep.describe import alike, value_text
 from dxray.orchestrator.sweep.grid import varied
-from dxray.orchestrator.sweep.tables import TRAINED
+from dxray.orchestrator.sweep.tables import ON, TRAINED, measured_on
 
 Row = Mapping[str, Any]
 Key = tuple[Any, ...]  # values of some parameters
@@ -96,6 +96,7 @@ class Figure:
         remarks: of `SIGNS`, those that apply to one seed at least.
         failed: words for the reasons of KO.
         share: of how many seeds that is, such as 1/3; empty where of all.
+        others: mean accuracy on the faces of each `--validate`, by its name.
     """
 
     accuracy: float | None
@@ -103,6 +104,7 @@ class Figure:
     remarks: tuple[str, ...]
     failed: tuple[str, ...]
     share: str
+    others: dict[str, float]
 
     @property
     def mean_text(self) -> str:
@@ -131,6 +133,11 @@ def figure(group: Sequence[Row]) -> Figure:
         remarks=tuple(remark for remark in SIGNS if remark in found),
         failed=tuple(dict.fromkeys(reason_word(row["reason"]) for row in failed)),
         share=f"{len(failed)}/{len(group)}" if 0 < len(failed) < len(group) else "",
+        others={
+            name.removeprefix(ON): float(np.mean(shares))
+            for name in measured_on(group)
+            if (shares := [row[name] for row in group if row.get(name) is not None])
+        },
     )
 
 
@@ -233,7 +240,7 @@ def _show_list(rows: Sequence[Row], console: Console, heading: str, most: int | 
         ranked = [group for group in ranked if any(row["status"] in TRAINED for row in group)][:most]
     shares = {
         name: said
-        for name, said in SHARES.items()
+        for name, said in (SHARES | {name: f"on {name.removeprefix(ON)}" for name in measured_on(rows)}).items()
         if not name.startswith("robust") or any(row.get(name) is not None for row in rows)
     }
     header = [*names, "parameters", *shares.values(), "seconds", "remark"]

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from dxray.orchestrator.console import Console
-from dxray.orchestrator.errors import UserError
+from dxray.orchestrator.errors import UserError, cannot_write
 from dxray.orchestrator.runs.buckets import Place
 from dxray.orchestrator.runs.filters import parse
 from dxray.orchestrator.runs.rows import read_config, rows_with_images, scan
@@ -42,10 +42,8 @@ def export(run: Place, console: Console, *, where: str | None = None, out: Place
                 try:
                     write_image(path, content)
                 except OSError as wrong:
-                    raise UserError(
-                        f"'{path}' cannot be written ({wrong.strerror}); what is written is kept; make room or choose "
-                        f"another --out, then give the command again"
-                    ) from None
+                    again = "what is written is kept; give the command again, or choose another --out"
+                    raise cannot_write(path, str(wrong.strerror), again) from None
                 written += 1
     return {"out": str(out / "triples"), "rows": total, "triples": triples, "written": written, "kept": kept}
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from dxray.models.data.walk import RUN
 from dxray.orchestrator.errors import UserError
 from dxray.orchestrator.runs.buckets import Place, in_arrow
 from dxray.orchestrator.runs.store import IMAGES, TRIPLE, parts, read_json
@@ -14,7 +15,7 @@ from dxray.orchestrator.runs.store import IMAGES, TRIPLE, parts, read_json
 if TYPE_CHECKING:
     import pyarrow.dataset as ds
 
-CONFIG = "attack.json"
+CONFIG = RUN
 PART = "__filename"  # Arrow's own name for the file that a row comes from
 
 

@@ -9,6 +9,7 @@ from dxray.orchestrator.console import Console
 from dxray.orchestrator.errors import UserError
 from dxray.orchestrator.runs.buckets import Place
 from dxray.orchestrator.sweep.describe import in_effect
+from dxray.orchestrator.sweep.tables import measured_on
 
 # A server that does not answer must not hold up the trainings; MLflow would try for minutes.
 _SOON = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
@@ -59,7 +60,7 @@ class MlflowLog:
         name = run.info.run_id
         now = run.info.start_time
         values = [(key, row[key], 0) for key in _END if row.get(key) is not None]
-        values += [(f"accuracy_{key}", value, 0) for key, value in (row.get("validate") or {}).items()]
+        values += [(name, row[name], 0) for name in measured_on([row]) if row[name] is not None]
         values += [(key, epoch[key], epoch["epoch"]) for epoch in row["epoch_rows"] for key in _EPOCH if key in epoch]
         metrics = [Metric(key, float(value), now, step) for key, value, step in values]
         params = [Param(key, str(value)) for key, value in in_effect(row).items()]

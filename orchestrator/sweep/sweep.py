@@ -9,11 +9,12 @@ from typing import Any, Literal
 import numpy as np
 
 from dxray.models.data.faces import Faces, read
+from dxray.models.data.images import one_line
 from dxray.models.doctor.diagnosis import data_findings
 from dxray.models.doctor.evidence import Split
 from dxray.models.versions import versions
 from dxray.orchestrator.console import Console
-from dxray.orchestrator.errors import Interrupted, UserError
+from dxray.orchestrator.errors import FULL, Interrupted, UserError, cannot_write
 from dxray.orchestrator.ray.session import capacity, cpus, feeders, gpus, largest_node, memory_for_each
 from dxray.orchestrator.ray.shared_storage import joined
 from dxray.orchestrator.runs.buckets import Place, files
@@ -170,9 +171,10 @@ def _stops(out: Place, nets: int) -> Iterator[None]:
         disk: BaseException | None = wrong
         while disk and not isinstance(disk, OSError):
             disk = disk.__cause__ or disk.__context__
-        if disk is None:
+        # One without a number is a bucket's, or comes from a trial's process, which tells of its folder alone.
+        if not isinstance(disk, OSError) or disk.errno not in (None, *FULL):
             raise
-        raise UserError(f"'{out}' takes no more ({disk}); make room there: {go_on()}") from None
+        raise cannot_write(out, one_line(disk, 200), go_on()) from None
 
 
 def share_out(config: SweepConfig, todo: Sequence[Mapping[str, Any]], data: Mapping[str, Any]) -> None:

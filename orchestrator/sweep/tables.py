@@ -16,6 +16,7 @@ CONFIG = "sweep.json"  # what was asked, and the trials that follow from it
 Row = Mapping[str, Any]
 
 TRAINED = ("ok", "stopped")  # the status of a trial that has a net; else it is "KO", or "pending": not ended yet
+ON = "accuracy_"  # begins the column of the faces that --validate gives a name
 
 _ARROW = {int: pa.int64(), float: pa.float64(), bool: pa.bool_(), str: pa.string()}
 _SHARE, _LOSS = "[0, 1]", "nats"
@@ -91,7 +92,7 @@ TIMING = pa.schema(
 def trial_row(index: int, trial: Row, result: Row) -> dict[str, Any]:
     """A row of `TRIALS`, with what the other tables hold of the trial beside its columns.
 
-    These are `seconds`, `memory_gib`, `validate`, `epoch_rows` (dicts) and `layer_columns` (lists by name: of a deep
+    These are `seconds`, `memory_gib`, `epoch_rows` (dicts) and `layer_columns` (lists by name: of a deep
     net they are thousands).
     """
     epochs = result.get("epochs", [])
@@ -99,7 +100,8 @@ def trial_row(index: int, trial: Row, result: Row) -> dict[str, Any]:
     return {
         "trial": index,
         **{name: trial.get(name) for name in PARAMETERS},
-        **{name: value for name, value in result.items() if name != "epochs"},
+        **{name: value for name, value in result.items() if name not in ("epochs", "validate")},
+        **{f"{ON}{name}": share for name, share in result.get("validate", {}).items()},
         "mark": _mark(result),
         "epoch_rows": [{name: value for name, value in epoch.items() if name != "layers"} for epoch in epochs],
         "layer_columns": {name: [layer.get(name) for layer in layers] for name in LAYERS.names if name != "trial"},
@@ -127,12 +129,11 @@ def write_tables(out: Place, rows: Sequence[Row]) -> None:
 
     All are written anew each time, which a sweep does as each trial ends: 0.1 s for 210 trials of 40 epochs.
     """
-    others = sorted({name for row in rows for name in _validate(row)})
     fields = [
-        column(f"accuracy_{name}", pa.float64(), f"on the faces '{name}' of --validate", _SHARE) for name in others
+        column(name, pa.float64(), f"on the faces '{name.removeprefix(ON)}' of --validate", _SHARE)
+        for name in measured_on(rows)
     ]
-    trials = [{**row, **{f"accuracy_{name}": share for name, share in _validate(row).items()}} for row in rows]
-    write_table(out / "trials.parquet", _table(trials, pa.schema([*TRIALS, *fields])))
+    write_table(out / "trials.parquet", _table(rows, pa.schema([*TRIALS, *fields])))
     epochs = [{"trial": row["trial"], **epoch} for row in rows for epoch in row["epoch_rows"]]
     write_table(out / "epochs.parquet", _table(epochs, EPOCHS))
     write_table(out / "timing.parquet", _table([_timing(row) for row in rows], TIMING))
@@ -141,8 +142,9 @@ def write_tables(out: Place, rows: Sequence[Row]) -> None:
         write_table(out / "layers.parquet", pa.concat_tables(layers))
 
 
-def _validate(row: Row) -> Mapping[str, float]:
-    return row.get("validate") or {}
+def measured_on(rows: Sequence[Row]) -> list[str]:
+    """The columns `accuracy_NAME` of the faces of `--validate`."""
+    return sorted({name for row in rows for name in row if name.startswith(ON)})
 
 
 def _timing(row: Row) -> dict[str, Any]:

@@ -102,6 +102,7 @@ def run_trials(
             storage_filesystem=system,
             callbacks=[watcher, TBXLoggerCallback()],
             failure_config=tune.FailureConfig(max_failures=LOST),
+            progress_reporter=tune.CLIReporter(),  # silent by the next line; that of notebooks wipes a cell's output
             verbose=0,
         ),
     )
@@ -148,13 +149,14 @@ def _trial(config: dict[str, Any], trials: Trials, shared: list[ray.ObjectRef], 
 
 def work_of(trial: Mapping[str, Any], data: Mapping[str, Any]) -> float:
     """What a training costs beside others: multiplications over all epochs. 0 where the trial makes no net."""
-    images = data["train"][0][: trial["train_size"]]
+    images = data["train"][0]
+    learnt = len(images) + (len(data["validation"][0]) if trial["refit"] else 0)
+    if trial["train_size"] is not None:
+        learnt = min(learnt, trial["train_size"])
     free = ("dropout", "tta_flip", "tta_shift")  # which multiply nothing in a training
     net = tuple((name, value) for name, value in of_net(trial).items() if name not in free)
     try:
-        return (
-            _multiplications(trial["net"], net, images.shape[1:], len(data["classes"])) * len(images) * trial["epochs"]
-        )
+        return _multiplications(trial["net"], net, images.shape[1:], len(data["classes"])) * learnt * trial["epochs"]
     except (ValueError, RuntimeError):
         return 0.0  # its training will say why
 

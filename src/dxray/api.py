@@ -4,7 +4,7 @@ Progress goes to standard error, as plain lines or a bar; what comes back is a r
 """
 
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
 from inspect import signature
 from pathlib import Path
@@ -176,7 +176,7 @@ def sweep(
     from dxray.orchestrator.sweep.tables import CONFIG
 
     settings = _names(SweepConfig, but={"data", "data_seed", "grid"})
-    values, chosen = _parted("sweep", options, PARAMETERS, settings)
+    values, chosen = _parted(sweep, options, PARAMETERS, settings)
     if seed is not None:
         values["seed"] = seed
     config = SweepConfig(
@@ -236,7 +236,8 @@ def attack_folder(
         UserError, CheckpointError: `out` holds another run, or images, net or options are not usable.
     """
     if attack in ATTACKS:
-        _must_know(f"the attack '{attack}'", options, {*signature(ATTACKS[attack]).parameters} - _NO_OPTIONS)
+        known = {*signature(ATTACKS[attack]).parameters} - _NO_OPTIONS
+        _must_know(attack_folder, options, known, f" with the attack '{attack}'")
     config = AttackConfig(
         paths=_several(paths),
         model=str(_place(model)),
@@ -290,7 +291,7 @@ def retrain(
     settings = _names(
         RetrainConfig, but={"model", "data", "method", "attacks", "data_seed", "seed", "rules", "threads"}
     )
-    rules, chosen = _parted("retrain", options, _names(Rules), settings)
+    rules, chosen = _parted(retrain, options, _names(Rules), settings)
     if method != ROUNDS:
         rules.setdefault("rounds", 1)
     config = RetrainConfig(
@@ -356,18 +357,20 @@ def _names(config: type, *, but: Collection[str] = ()) -> list[str]:
 
 
 def _parted(
-    function: str, options: Mapping[str, Any], first: Collection[str], second: Collection[str]
+    function: Callable[..., Any], options: Mapping[str, Any], first: Collection[str], second: Collection[str]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The options that have a name of `first`, and those of `second`; TypeError where one has neither."""
-    _must_know(f"{function}()", options, [*first, *second])
+    _must_know(function, options, [*first, *second])
     one, other = ({name: options[name] for name in options if name in known} for known in (first, second))
     return one, other
 
 
-def _must_know(who: str, options: Iterable[str], known: Collection[str]) -> None:
+def _must_know(function: Callable[..., Any], options: Iterable[str], known: Collection[str], how: str = "") -> None:
+    """TypeError, with all names that the function takes, where an option of it is none of those known."""
     for name in options:
         if name not in known:
-            raise TypeError(f"{who} has no option '{name}'; known are: {', '.join(sorted(known))}")
+            taken = sorted({*signature(function).parameters, *known} - {"options"})
+            raise TypeError(f"{function.__name__}(){how} has no option '{name}'; it takes {', '.join(taken)}")
 
 
 def _console() -> Console:

@@ -2,7 +2,7 @@
 
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from html import escape
@@ -90,8 +90,12 @@ class Scores(Result):
         Args:
             out: the picture's file, PNG.
         """
-        bands = {status: self._triples(status, count) for status in ("fooled", "missed")}
-        drawn = {f"{status}: {len(rows)}": rows for status, rows in bands.items() if rows}
+        found = {status: np.flatnonzero(self.outcome.status == status) for status in ("fooled", "missed")}
+        drawn = {
+            f"{status}: {min(count, len(at)):,} of {len(at):,}": [self._triple(i) for i in at[:count]]
+            for status, at in found.items()
+            if len(at)
+        }
         if not drawn:
             _print(f"{self}; there is nothing to draw")
             return
@@ -101,17 +105,13 @@ class Scores(Result):
             write_bytes(Path(out), sheet)
             _print(f"{self}\nthe picture: {out}")
 
-    def _triples(self, status: str, count: int) -> list[dict[str, Any]]:
-        """Rows as the contact sheet draws them."""
-        return [dict(self._triple(i)) for i in np.flatnonzero(self.outcome.status == status)[:count]]
-
-    def _triple(self, i: int) -> Iterator[tuple[str, Any]]:
-        yield "label", int(self.labels[i])
-        for name in ("predicted_after", "probability_before", "probability_after", "l2"):
-            yield name, getattr(self.outcome, name)[i].item()
+    def _triple(self, i: int) -> dict[str, Any]:
+        """A row as the contact sheet draws it."""
+        told = ("predicted_after", "probability_before", "probability_after", "l2")
+        row = {"label": self.labels[i], **{name: getattr(self.outcome, name)[i] for name in told}}
         images = self.original[i], self.modified[i], amplify(self.original[i], self.modified[i])
-        for name, image in zip(TRIPLE, images, strict=True):
-            yield name, {"bytes": encode_png(image.numpy())}
+        pictures = (encode_png(image.numpy()) for image in images)
+        return row | {name: {"bytes": picture} for name, picture in zip(TRIPLE, pictures, strict=True)}
 
 
 @dataclass(frozen=True, repr=False)
@@ -223,8 +223,9 @@ class RetrainRun(Run):
 
     def __repr__(self) -> str:
         found = result_of(self.out)
-        rounds = len(found["rounds"]) - len(found["generations"])  # the first row of each is of the net it begins with
-        return f"a retraining of {rounds} rounds in {self.out}: the net of round {found['current']} is in use"
+        count = len(found["rounds"]) - len(found["generations"])  # the first row of each is of the net it begins with
+        rounds = f"{count} round{'s' * (count != 1)}"
+        return f"a retraining of {rounds} in {self.out}: the net of round {found['current']} is in use"
 
     def show(self) -> None:
         """The rounds as a table."""

@@ -5,9 +5,11 @@ They are installed into a folder of their own, never into the project's environm
     python -m venv BUILD && BUILD/bin/pip install "setuptools<81" wheel
     BUILD/bin/pip install --no-build-isolation --no-deps --target PEERS adv-lib==0.2.8
     BUILD/bin/pip install --no-deps --target PEERS foolbox==3.3.4 eagerpy==0.30.0 torchattacks==3.5.1 \\
-        adversarial-robustness-toolbox==1.20.1 scipy scikit-learn narwhals joblib threadpoolctl six
+        adversarial-robustness-toolbox==1.20.1 scipy scikit-learn narwhals joblib threadpoolctl six \\
+        cloudpickle GitPython gitdb smmap requests tqdm
 
-adv-lib imports torchvision and visdom for parts that are not used here; stand-ins take their place.
+Of the last line joblib needs cloudpickle, foolbox needs GitPython (with gitdb and smmap) and requests, ART and adv-lib
+need tqdm. adv-lib imports torchvision and visdom for parts that are not used here; stand-ins take their place.
 """
 
 import importlib

@@ -81,9 +81,8 @@ def one_round(
     asked += ["--attack-faces", "40", "--held-out", "20"]
     out = tmp_path_factory.mktemp("one round") / "whole"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            "dxray.orchestrator.hardening.retrain.largest_node", lambda: 1
-        )  # threads: several add up in another order
+        # One thread: several add up in another order.
+        patch.setattr("dxray.orchestrator.hardening.retrain.largest_node", lambda: 1)
         assert main(["retrain", *asked, "--model", str(trained), "--out", str(out)]) == 0
     return asked, out
 

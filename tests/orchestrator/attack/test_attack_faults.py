@@ -165,7 +165,7 @@ def test_a_worker_that_is_killed_takes_no_image_with_it(
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-        **settings(MILLISECONDS=100, SPY=tmp_path / "spy"),
+        **settings(MILLISECONDS=250, SPY=tmp_path / "spy"),
     ) as driver:
         deadline = time.monotonic() + 120
         workers: set[int] = set()

@@ -186,9 +186,9 @@ def test_what_cannot_be_listed_is_said(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no column 'image', only picture"):
         list(list_inputs([f"parquet:{table(tmp_path / 'p.parquet', picture=[b''])}"], classes=CLASSES))
     numbers = table(tmp_path / "n.parquet", image=[[0, 255]])
-    with pytest.raises(UserError, match="a column 'image' of list<element: int64>; expected binary"):
+    with pytest.raises(UserError, match="images of type list<element: int64>, expected binary"):
         list(list_inputs([f"parquet:{numbers}"], classes=CLASSES))
-    with pytest.raises(UserError, match="a column 'image' of struct<path: string>; expected binary"):
+    with pytest.raises(UserError, match="images of type struct<path: string>, expected binary"):
         list(list_inputs([f"parquet:{table(tmp_path / 's.parquet', image=[{'path': 'a'}])}"], classes=CLASSES))
     with pytest.raises(UserError, match="nowhere://a' cannot be opened"):
         list(list_inputs(["nowhere://a"], classes=CLASSES))

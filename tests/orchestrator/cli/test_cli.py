@@ -1,5 +1,6 @@
 """The command as a person meets it: exit codes, one JSON object, and one clear sentence for each mistake."""
 
+import importlib
 import json
 import os
 import signal
@@ -272,3 +273,12 @@ def test_an_attack_is_told_by_whom_to_be_worked_off(
     monkeypatch.setattr(runs, "resume", attack)
     one_sentence(dxray("attack", *words, "--workers", "local"))
     assert asked == ["local"]
+
+
+def test_a_run_in_a_bucket_is_understood_where_pydantic_is_loaded(
+    dxray: Callable[..., Said], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on the head of a cluster, where Ray loads it: cyclopts then has it check the types."""
+    importlib.import_module("pydantic")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    assert "s3://nowhere/sweep" in one_sentence(dxray("sweep", "--show", "s3://nowhere/sweep"))

@@ -14,16 +14,17 @@ import pytest
 from cyclopts import Group
 
 from dxray.orchestrator.attack.attack import AttackConfig
-from dxray.orchestrator.cli.app import VERBS, app, main, parsed
+from dxray.orchestrator.cli.app import app, main, parsed
 from dxray.orchestrator.hardening.retrain import RetrainConfig
 from dxray.orchestrator.hardening.stop_rules import Rules
 from dxray.orchestrator.reports.robustness import RobustnessConfig
 from dxray.orchestrator.sweep.grid import PARAMETERS
 from dxray.orchestrator.sweep.sweep import SweepConfig
 
-Verb = Callable[..., int | None]
 Said = tuple[int, str, str]
-OF_NAME = {verb.__name__: verb for verbs in VERBS.values() for verb in verbs}
+OF_NAME: dict[str, Any] = {
+    name: verb.default_command for name, verb in app.resolved_commands().items() if not name.startswith("-")
+}
 EXAMPLES = [
     (name, line.strip().removeprefix("$ "))
     for name, verb in OF_NAME.items()
@@ -33,9 +34,9 @@ EXAMPLES = [
 HEAVY = ("torch", "ray", "pyarrow", "numpy", "pandas", "matplotlib")
 AT_ONCE = """
 import contextlib, io, sys
-from dxray.orchestrator.cli.app import VERBS, main
+from dxray.orchestrator.cli.app import app, main
 calls = [[], ["--help"], ["--version"], ["swep"], ["--hepl"], ["sweep", "--filters", "x"]]
-calls += [[verb.__name__, word] for verbs in VERBS.values() for verb in verbs for word in ("--help", "--hepl")]
+calls += [[verb, word] for verb in app if verb[0] != "-" for word in ("--help", "--hepl")]
 for words in calls:
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         code = main(words)
@@ -99,7 +100,7 @@ def test_defaults_of_options_are_those_of_what_they_ask_for(name: str, configs: 
     assert {option: said[option] for option in shared} == {option: usual[option] for option in shared}
 
 
-def _defaults(verb: Verb) -> Any:
+def _defaults(verb: Callable[..., Any]) -> Any:
     for parameter in inspect.signature(verb).parameters.values():
         if is_dataclass(parameter.default):
             yield from vars(parameter.default).items()
@@ -117,6 +118,7 @@ def _defaults(verb: Verb) -> Any:
         ("sweep --samples -1", "expected a whole number from 0 up, and '-1' came"),
         ("sweep --lr fast", '--lr: unable to convert "fast" into float'),
         ("sweep --batch-norm 1", 'Choose from: "on", "off"'),
+        ("sweep --blocks 2 --blocks 9", "--blocks specified multiple times"),
         ("sweep faces/", "nothing takes 'faces/'"),
         ("sweep --resume a --show b", "Mutually exclusive arguments: {--resume, --show}"),
         ("sweep --preset smoke --grid b", "Mutually exclusive arguments: {--preset, --grid}"),
@@ -192,3 +194,11 @@ def test_bash_completes_verbs_options_choices_and_files(words: str, completed: s
     script = f'{app.generate_completion(shell="bash")}\n{typed}\n_dxray\necho "${{COMPREPLY[@]}}"'
     ended = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert ended.stdout.split() == [completed]
+
+
+def test_of_a_value_that_is_given_twice_the_last_counts_and_sources_add_up() -> None:
+    _, options = parsed(
+        ["sweep", "--out", "a", "--validate", "x=a", "--out", "b", "--validate", "y=b", "z=c", "--json", "--json"]
+    )
+    assert options.arguments["out"] == Path("b")
+    assert options.arguments["data"].validate == ["x=a", "y=b", "z=c"]

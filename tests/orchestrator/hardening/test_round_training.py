@@ -16,7 +16,7 @@ def test_a_round_turns_and_zooms_no_image_and_else_trains_as_usual() -> None:
 
 
 def test_a_method_of_each_batch_averages_weights_and_draws_budgets() -> None:
-    """As it did where its figures in the README were seen."""
+    """As it did where its figures in docs/measurements.md were seen."""
     training = training_of(Recipe(0, "nfgsm", eps=6.5 / 255), 1)
     assert (training["augment_strength"], training["ema"]) == (0.4, 0.998)
     budget = {"eps": 6.5 / 255, "least": 0.5, "warmup": 0.0}

@@ -100,6 +100,8 @@ def lose_a_node(words: list[str]) -> int:
 
 if __name__ == "__main__":
     register()
+    if "ALONE" in os.environ:  # without a Ray, unless the command itself starts one
+        sys.exit(app.main(sys.argv[1:]))
     if "LOSE_A_NODE" in os.environ:
         sys.exit(lose_a_node(sys.argv[1:]))
     if "SECOND_NODE" in os.environ:

@@ -105,3 +105,9 @@ def test_drawing_leaves_no_global_state_and_is_not_imported_before() -> None:
     code += "from dxray.orchestrator.sweep.tables import pending_row\n"
     code += "dxray.orchestrator.reports.heatmap.draw([pending_row(0, {})]); print('matplotlib.pyplot' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).split() == ["False", "False"]
+
+
+def test_a_place_says_what_was_measured_on_other_faces(rows: Rows, result: Result) -> None:
+    said = texts(draw(rows(GRID, {0: result(validate={"web": 0.625}), 1: KO})))
+    assert said[said.index("web 62.5") - 1] == "90.0"
+    assert sum("web" in text for text in said) == 1

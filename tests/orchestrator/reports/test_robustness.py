@@ -76,7 +76,7 @@ def test_a_net_saved_with_its_defence_is_held_against_itself_without_it_and_othe
     # Both defences were taken off the same net, and the attack on that is the same for all.
     assert rows[2]["transfer"] < 1
     assert rows[2]["transfer"] == rows[2]["white_box"]
-    code, said, _ = dxray("robustness", trained, *words, "--plain", tmp_path / "other")
+    code, said, _ = dxray("robustness", trained, *words, "--surrogate", tmp_path / "other")
     assert {row["transfer_from"] for row in json.loads(said)["rows"]} == {str(tmp_path / "other")}
 
 
@@ -103,7 +103,7 @@ def test_a_person_sees_the_weakest_figure_first_and_what_is_masked(capsys: pytes
         (["--eps", "0"], "expected one budget at least, above 0"),
         (["--eps", "--l2"], "expected one budget at least, above 0"),
         (["--count", "0"], "at least 1 face by at least 1 step"),
-        (["--plain", "nowhere"], "nowhere does not exist"),
+        (["--surrogate", "nowhere"], "nowhere does not exist"),
         (["--data", "parquet:nowhere"], "nowhere"),
     ],
 )

@@ -201,3 +201,12 @@ def test_a_sweep_without_any_net_yet_is_shown(rows: Rows, shown: Shown) -> None:
     text = shown(rows(GRID, dict.fromkeys(range(16))))
     assert sum(place == "·" for line in places(text) for place in line) == 16
     assert "larger class" not in text
+
+
+@pytest.mark.parametrize("shape", ["a table", "a list"])
+def test_what_was_measured_on_other_faces_is_shown(shape: str, rows: Rows, result: Result, shown: Shown) -> None:
+    grid = GRID if shape == "a table" else {"net": "densenet", "filters": [4, 16]}
+    text = shown(rows(grid, {0: result(validate={"web": 0.625}), 1: KO[0]}))
+    assert "on web" in text
+    assert "62.50%" in text
+    assert "on web" not in shown(rows(grid))

@@ -22,7 +22,7 @@ ROW: dict[str, Any] = {
     "status": "ok",
     "reason": None,
     "accuracy": 0.75,
-    "validate": {"other": 0.5},
+    "accuracy_other": 0.5,
     "epoch_rows": [{"epoch": 1, "loss": 0.7}, {"epoch": 2, "loss": 0.4}],
 }
 

@@ -9,7 +9,7 @@ import pytest
 from dxray.orchestrator.sweep.plan import makespan
 
 Said = tuple[int, str, str]
-GRID = ("--data", "synthetic:300", "--net", "convnet", "--blocks", 2, "--filters", 4, 8, "--dropout", 0, 0.1)
+GRID = ("--data", "synthetic:300", "--net", "convnet", "--filters", 4, 8, "--dropout", 0, 0.1)
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ def test_a_plan_counts_nets_and_places_and_leaves_nothing_on_disk(
     dxray: Callable[..., Said], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    code, out, said = dxray("plan", *GRID, "--epochs", 2, "--max-concurrent", 1, "--json")
+    code, out, said = dxray("plan", *GRID, "--blocks", 2, "--epochs", 2, "--max-concurrent", 1, "--json")
     short = json.loads(out)
     assert (code, short["trials"], short["at_once"], short["gpus_each"]) == (0, 4, 1, 0)
     assert 0 < short["seconds_least"] < short["seconds_most"] < short["seconds"]
@@ -44,9 +44,3 @@ def test_a_net_that_cannot_be_trained_is_one_sentence(
     code, _, said = dxray("plan", *GRID, "--epochs", 1, *words)
     assert (code, len(said.splitlines())) == (1, 1)
     assert reason in said
-
-
-def test_a_plan_is_of_a_new_sweep(dxray: Callable[..., Said]) -> None:
-    code, _, said = dxray("plan", "--resume", "runs/sweep")
-    assert code == 1
-    assert "leave --resume" in said

@@ -1,4 +1,4 @@
-"""The lines of README.md that read a run, run as they stand there on what a run leaves on disk."""
+"""The lines of docs/on-disk.md that read a run, run as they stand there on what a run leaves on disk."""
 
 import os
 import re
@@ -15,10 +15,10 @@ from dxray.orchestrator.console import Console
 from dxray.orchestrator.runs.compact import compact
 from dxray.orchestrator.runs.store import read_rows
 
-README = (Path(__file__).resolve().parents[2] / "README.md").read_text()
+PAGE = (Path(__file__).resolve().parents[2] / "docs" / "on-disk.md").read_text()
 READERS = {
     re.search(r"(?:import|from) (\w+)", block)[1]: block  # type: ignore[index]
-    for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    for block in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     if "runs/attack" in block
 }
 
