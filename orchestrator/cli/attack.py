@@ -125,9 +125,7 @@ def attack(
     from dxray.orchestrator.reports.attack_report import show_attack
 
     console = Console(as_json=json)
-    how: dict[str, Any] = {"address": address, "gpus_per_worker": gpus_per_worker}
-    if workers != "auto":
-        how["workers"] = workers
+    how: dict[str, Any] = {"address": address, "gpus_per_worker": gpus_per_worker, "workers": workers}
     if run := resume or update:
         result = runs.resume(run, console, update=update is not None, **how)
     else:

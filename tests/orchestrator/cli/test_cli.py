@@ -282,3 +282,10 @@ def test_a_run_in_a_bucket_is_understood_where_pydantic_is_loaded(
     importlib.import_module("pydantic")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     assert "s3://nowhere/sweep" in one_sentence(dxray("sweep", "--show", "s3://nowhere/sweep"))
+
+
+@pytest.mark.parametrize("verb", ["sweep", "attack", "retrain"])
+def test_a_run_in_a_bucket_is_one_option(verb: str, dxray: Callable[..., Said]) -> None:
+    code, _, said = dxray(verb, "--resume", "s3://lab/run", "--seed", 3)
+    assert code == 1
+    assert said.rstrip().endswith("leave --seed out")
