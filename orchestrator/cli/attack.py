@@ -16,7 +16,9 @@ from dxray.orchestrator.cli.options import (
     WAYS,
     Address,
     Budget,
+    Classes,
     Json,
+    Label,
     Net,
     PathText,
     Place,
@@ -67,6 +69,8 @@ def attack(
     model: Net | None = None,
     defense: Annotated[str, Parameter(group=NET, metavar="NAME[:X=VALUE,...]")] = "none",
     labels: Annotated[Literal["auto", "utkface", "folder", "none"], Parameter(group=DATA)] = "auto",
+    label: Label = None,
+    classes: Classes = None,
     attack: Annotated[
         str,
         Parameter(
@@ -131,6 +135,8 @@ def attack(
             paths=list(paths),
             model=model,
             labels=labels,
+            label=label,
+            classes=classes.split(",") if classes else None,
             attack=attack,
             options=given(options),
             target=target,

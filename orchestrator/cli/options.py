@@ -73,6 +73,15 @@ Source = Annotated[str, Parameter(group=DATA, metavar="SOURCE")]
 Label = Annotated[
     str | None, Parameter(group=DATA, metavar="COLUMN", help="the column that holds the labels (parquet:, hf:)")
 ]
+Classes = Annotated[
+    str | None,
+    Parameter(
+        group=DATA,
+        metavar="NAME,NAME",
+        show_default="the net's, if dxray trained it",
+        help="what 0, 1, ... mean where labels are numbers",
+    ),
+]
 Net = Annotated[
     PathText,
     Parameter(

@@ -18,6 +18,7 @@ from dxray.orchestrator.cli.options import (
     WAYS,
     Address,
     Budget,
+    Classes,
     Json,
     Label,
     PathText,
@@ -115,6 +116,7 @@ def retrain(
     *,
     data: Source = "synthetic",
     label: Label = None,
+    classes: Classes = None,
     model: Annotated[PathText | None, Parameter(group=NET, metavar="NET")] = None,
     training: Training = Training(),
     rules: StopRules = StopRules(),
@@ -173,7 +175,7 @@ def retrain(
         elif resume:
             result = runs.resume(resume, console, address=address)
         else:
-            config = _config(data, label, model, training, rules, max_clean_drop, label_by, seed)
+            config = _config(data, label, classes, model, training, rules, max_clean_drop, label_by, seed)
             result = runs.retrain(config, out, console, address=address)
         show_rounds(result, console)
         console.result(result)
@@ -194,6 +196,7 @@ def _schedule(times: Times) -> "Schedule | None":
 def _config(
     data: str,
     label: str | None,
+    classes: str | None,
     model: str | None,
     training: Training,
     rules: StopRules,
@@ -218,6 +221,7 @@ def _config(
         data=data,
         model=model,
         label=label,
+        classes=classes.split(",") if classes else None,
         data_seed=seed,
         max_clean_drop=max_clean_drop,
         label_by=label_by,
