@@ -1,4 +1,4 @@
-"""Small work as a person sees it: the time of a whole command, beside an older commit's.
+"""Work as a person sees it: the time of whole commands, beside an older commit's.
 
     git worktree add ../old 51682d4
     python -m tests.bench.small --old ../old
@@ -8,6 +8,8 @@
 2. `dxray attack` on one face, and `dxray predict` on it.
 3. `dxray verify` on a run of 2,000 images, and on one of a single image: what both need to start is in the one, and the
    difference is what an image takes. Both sides verify the same run, and what they say of it must be the same.
+4. `dxray attack` on those 2,000 images, by Ray's workers: the images/s that it tells.
+5. Reading 20,000 faces of a table, and 2,000 of files in a folder for each class: faces/s, without the process's start.
 
 The net is a DenseNet of 4 blocks, 3 convolutions and 16 filters (93,672 parameters), trained for a moment; the faces
 are those of `../shared/faces/utkface48.parquet` where that is, else drawn. In a repeat the two sides come one straight
@@ -24,10 +26,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 
 from dxray.models.data.faces import Faces, read
@@ -42,6 +47,7 @@ REAL = ROOT.parent / "shared" / "faces" / "utkface48.parquet"
 NET: tuple[str, dict[str, int]] = ("densenet", {"blocks": 4, "convs": 3, "filters": 16})
 QUICK: tuple[str, dict[str, int]] = ("convnet", {"filters": 8, "batch_norm": True})  # learns enough in a second
 FACES = 6000  # that are read, to train on most of them
+MANY, FEW = 20_000, 400  # faces whose reading is measured
 
 
 class Side(NamedTuple):
@@ -64,12 +70,12 @@ class Side(NamedTuple):
             card.write_text(json.dumps(json.loads(card.read_text()) | {"format": form}))
 
     def run(self, words: Sequence[object], *, code: int = 0) -> tuple[float, str]:
-        """Seconds of the command, from start to end, and its standard output."""
+        """Seconds of Python with these words, from start to end, and its standard output."""
         # Installed beside it may be another checkout: this one comes first.
         paths = os.pathsep.join(str(self.checkout / folder) for folder in ("src", "."))
         started = time.perf_counter()
         ended = subprocess.run(
-            [sys.executable, "-m", self.module, *map(str, words)],
+            [sys.executable, *map(str, words)],
             cwd=self.checkout,
             env=os.environ | {"PYTHONPATH": paths},
             capture_output=True,
@@ -107,23 +113,35 @@ def made(work: Path, faces: Faces, kind: tuple[str, dict[str, int]], count: int,
 def measured(
     sides: Sequence[Side], title: str, words: Sequence[object], out: Path, repeats: int, code: int = 0
 ) -> dict[str, list[float]]:
-    """Seconds of each side, which are at work in turn; prints them, and their ratio."""
-    took: dict[str, list[float]] = {side.name: [] for side in sides}
-    for repeat in range(repeats):
-        said = set()
-        for side in sides if repeat % 2 else reversed(sides):
-            shutil.rmtree(out, ignore_errors=True)
-            side.must_read(out.parent)
-            seconds, output = side.run(words, code=code)
-            took[side.name].append(seconds)
-            if "verify" in words:
-                said.add(json.dumps({name: json.loads(output)[name] for name in ("fooled", "still_fools", "failed")}))
-        if len(said) > 1:
-            raise RuntimeError(f"the two sides do not say the same: {said}")
-    for side in sides:
-        print(f"{title}, {side.name}: {spread(took[side.name])} s", flush=True)
-    show_ratio(title, took)
+    """Seconds of the command on each side; prints them, and their ratio."""
+    said: list[str] = []
+
+    def seconds(side: Side) -> float:
+        shutil.rmtree(out, ignore_errors=True)
+        side.must_read(out.parent)
+        took, output = side.run(["-m", side.module, *words], code=code)
+        if "verify" in words:
+            said.append(json.dumps({name: json.loads(output)[name] for name in ("fooled", "still_fools", "failed")}))
+        return took
+
+    took = in_turn(sides, title, seconds, repeats, "s")
+    if len(set(said)) > 1:
+        raise RuntimeError(f"the two sides do not say the same: {set(said)}")
     return took
+
+
+def in_turn(
+    sides: Sequence[Side], title: str, figure: Callable[[Side], float], repeats: int, unit: str
+) -> dict[str, list[float]]:
+    """A figure of each side, which are at work in turn; prints them, and their ratio."""
+    found: dict[str, list[float]] = {side.name: [] for side in sides}
+    for repeat in range(repeats):
+        for side in sides if repeat % 2 else reversed(sides):
+            found[side.name].append(figure(side))
+    for name, figures in found.items():
+        print(f"{title}, {name}: {spread(figures)} {unit}", flush=True)
+    show_ratio(title, found, of="time" if unit == "s" else unit)
+    return found
 
 
 def show_ratio(title: str, took: dict[str, list[float]], *, of: str = "time") -> None:
@@ -134,6 +152,45 @@ def show_ratio(title: str, took: dict[str, list[float]], *, of: str = "time") ->
 
 def spread(values: Sequence[float]) -> str:
     return f"{statistics.median(values):.3f} ({min(values):.3f} - {max(values):.3f})"
+
+
+def images_per_second(words: Sequence[object], out: Path, side: Side) -> float:
+    """What an attack that begins anew tells of itself."""
+    shutil.rmtree(out, ignore_errors=True)
+    side.must_read(out.parent)
+    return float(json.loads(side.run(["-m", side.module, *words])[1])["images_per_second"])
+
+
+def written(folder: Path, source: str, count: int) -> dict[str, str]:
+    """Faces as a table, and a tenth of them as files: what they are -> where they are read from."""
+    faces = read(source, limit=count)
+    pictures = [encode_png(image) for image in faces.images]
+    classes = [faces.classes[label] for label in faces.labels]
+    folder.mkdir()
+    pq.write_table(pa.table({"name": faces.names, "gender": classes, "image": pictures}), folder / "faces.parquet")
+    some = pictures[: count // 10]
+    for i, (picture, name) in enumerate(zip(some, classes, strict=False)):
+        (folder / name).mkdir(exist_ok=True)
+        (folder / name / f"{i:05d}.png").write_bytes(picture)
+    return {
+        f"{len(pictures):,} faces of a table": f"parquet:{folder / 'faces.parquet'}",
+        f"{len(some):,} faces of files": f"folder:{folder}",
+    }
+
+
+READS = """
+import sys, time
+from {module} import read
+started = time.perf_counter()
+faces = read(sys.argv[1])
+print(len(faces.images) / (time.perf_counter() - started))
+"""
+
+
+def faces_per_second(spec: str, side: Side) -> float:
+    """Of the reading alone, without the start of the process."""
+    module = "dxray.models.data.faces" if (side.checkout / "models" / "data").is_dir() else "models.faces"
+    return float(side.run(["-c", READS.format(module=module), spec])[1])
 
 
 def main() -> None:
@@ -168,6 +225,12 @@ def main() -> None:
         show_ratio("verify", speeds, of="images/s")
         each = {side: [whole - start for whole, start in zip(many[side], one[side], strict=True)] for side in many}
         show_ratio("verify, a further image", each)
+        attacked[1] = work / "many"
+        in_turn(
+            sides, f"attack, {options.images:,} images", partial(images_per_second, attacked, out), repeats, "images/s"
+        )
+        for title, spec in written(work / "read", source, FEW if options.smoke else MANY).items():
+            in_turn(sides, f"reading {title}", partial(faces_per_second, spec), repeats, "faces/s")
 
 
 if __name__ == "__main__":
