@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from dxray.models.data.class_names import CLASSES, FEW, class_index, groups
 from dxray.models.data.images import one_line
-from dxray.models.data.reading import SPLIT_WORDS, SPLITS, FacesError, Listing, Wanted, existing, path_of
+from dxray.models.data.reading import SPLIT_WORDS, SPLITS, Decoded, FacesError, Listing, Wanted, existing, path_of
 from dxray.models.data.table_images import load_cells
 
 _LABEL_COLUMNS = ("gender", "label")
@@ -159,10 +159,10 @@ def _table_listing(
     taken = np.arange(len(labels)) if wanted.unlabelled else np.flatnonzero(labels >= 0)
     skipped = [(names[row], f"no {label}") for row in np.setdiff1d(np.arange(len(labels)), taken)]
 
-    def load(rows: np.ndarray) -> tuple[np.ndarray, dict[int, str]]:
+    def load(rows: np.ndarray, decoded: Decoded) -> tuple[np.ndarray, dict[int, str]]:
         positions = np.full(table.num_rows, -1)
         positions[taken[rows]] = np.arange(len(rows))
-        return load_cells(spec, batches(), positions, names, root, wanted)
+        return load_cells(spec, batches(), positions, names, root, wanted, decoded)
 
     return Listing(
         [names[row] for row in taken],

@@ -23,6 +23,7 @@ from dxray.orchestrator.attack.decoding import contents
 from dxray.orchestrator.attack.in_process import Compute, Workers
 from dxray.orchestrator.attack.input_lists import difference, fresh, write_list
 from dxray.orchestrator.attack.inputs import Input, absolute, list_inputs
+from dxray.orchestrator.attack.moved import move
 from dxray.orchestrator.attack.options import in_effect, must_be_usable
 from dxray.orchestrator.attack.run import to_resume, whole_summary, work_off
 from dxray.orchestrator.attack.sharding import bounds
@@ -106,7 +107,8 @@ def attack(
             raise UserError(f"--name names the files of a single face, but {len(first):,} were given; leave it out")
         for finding in (findings := _findings(net, card, first)):
             console.say(f"warning: the net may not be fit to be attacked: {finding}")
-        listed = write_list(out, 0, chain(first, inputs))
+        with console.bar("listing", None, "images", brief=True) as bar:
+            listed = write_list(out, 0, bar.over(chain(first, inputs)))
         if config.png is None:
             config.png = isinstance(out, Path) and listed.inputs <= PNG_LIMIT
         write_bytes(out / "model" / payload_name(card_bytes), weights)
@@ -131,6 +133,7 @@ def resume(
     console: Console,
     *,
     update: bool = False,
+    paths: Sequence[str] = (),
     workers: Workers = "auto",
     address: str | None = None,
     gpus_per_worker: float | None = None,
@@ -139,6 +142,7 @@ def resume(
 
     Args:
         update: also attack the inputs that are new since the run was begun or last updated.
+        paths: where the same images are now, if elsewhere, see `moved.move`; the run keeps these places.
         workers, address, gpus_per_worker: as for `attack`; they may be others than before. "auto" leaves a run to Ray
             whose last process was killed while it attacked.
 
@@ -152,11 +156,17 @@ def resume(
     _record(out)
     writable_folder(out, "the attack's results")
     with _in(out, console):
-        return _go_on(_record(out), out, console, compute, update=update)
+        return _go_on(_record(out), out, console, compute, update=update, paths=paths)
 
 
 def _go_on(
-    record: dict[str, Any], out: Place, console: Console, compute: Compute, *, update: bool = False
+    record: dict[str, Any],
+    out: Place,
+    console: Console,
+    compute: Compute,
+    *,
+    update: bool = False,
+    paths: Sequence[str] = (),
 ) -> dict[str, Any]:
     try:
         _, card = restore(*read_net(out / "model"))
@@ -166,6 +176,8 @@ def _go_on(
         raise UserError(f"the net in '{out / 'model'}' is not the one this run was started with; put it back")
     if record["versions"] != versions():
         console.say(f"warning: begun with {_told(record['versions'])}, going on with {_told(versions())}")
+    if paths:
+        _move(record, out, paths, card)
     config, lists = AttackConfig(**record["config"]), record["lists"]
     passed_over: Counter[str] = Counter()
     inputs = list_inputs(config.paths, classes=record["classes"], labels=config.labels, passed_over=passed_over)
@@ -177,7 +189,8 @@ def _go_on(
     if update:
         if "counts" not in record:
             work_off(_job(record, out), record, card, console, compute)
-        listed = write_list(out, len(lists), fresh(out, len(lists), inputs))
+        with console.bar("listing", None, "images", brief=True) as bar:
+            listed = write_list(out, len(lists), fresh(out, len(lists), bar.over(inputs)))
         console.say(f"update: {listed.inputs:,} inputs are new")
         record["passed_over"] = dict(passed_over.most_common())
         if listed.inputs:
@@ -188,7 +201,7 @@ def _go_on(
             record["inputs"] += listed.inputs
             record.pop("counts", None)
             write_json(out / CONFIG, record)
-    elif changed := difference(out, len(lists), inputs):
+    elif changed := _changed(out, record, inputs, console):
         raise UserError(
             f"the inputs of '{out}' have changed since it was started: {changed}; put them back, take new ones in "
             f"with --update, or start a run in another folder"
@@ -196,6 +209,24 @@ def _go_on(
     if record.get("compacted"):  # its parts are no longer those of its shards; it was finished before
         return whole_summary(record, out) | {"out": str(out)}
     return work_off(_job(record, out), record, card, console, compute)
+
+
+def _move(record: dict[str, Any], out: Place, paths: Sequence[str], card: ModelCard) -> None:
+    """The record and lists of the run come to say that its images are at `paths`; UserError where others are there."""
+    places, labels = [absolute(path) for path in paths], record["config"]["labels"]
+    if places == record["config"]["paths"]:
+        return
+    found = move(
+        out, len(record["lists"]), places, lambda: list_inputs(places, classes=record["classes"], labels=labels), card
+    )
+    record["lists"] = [one | now for one, now in zip(record["lists"], found, strict=True)]
+    record["config"]["paths"] = places
+    write_json(out / CONFIG, record)
+
+
+def _changed(out: Place, record: dict[str, Any], inputs: Iterator[Input], console: Console) -> str | None:
+    with console.bar("listing", record["inputs"], "images", brief=True) as bar:
+        return difference(out, len(record["lists"]), bar.over(inputs))
 
 
 def _job(record: dict[str, Any], out: Place) -> Job:

@@ -4,7 +4,7 @@ One file holds what was listed when the run was begun; each update adds a file w
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -76,30 +76,42 @@ def read_list(out: Place, number: int, start: int = 0, stop: int | None = None) 
         raise UserError(f"'{list_file(out, number)}' cannot be read ({said}); start the run anew") from None
 
 
-def difference(out: Place, lists: int, inputs: Iterable[Input]) -> str | None:
+def difference(out: Place, lists: int, inputs: Iterable[Input], *, moved: bool = False) -> str | None:
     """What sets the inputs that are there now apart from those in a run's lists; None: nothing.
 
     The order of inputs follows from their names, so each list is a part of what is there now, in the same order.
+
+    Args:
+        moved: whether their places may be others.
     """
+    key = _moved_key if moved else _key
     left = [read_list(out, number) for number in range(lists)]
     heads = [next(one, None) for one in left]
     for now in inputs:
-        at = next((i for i, head in enumerate(heads) if head and _key(head) == _key(now)), None)
+        at = next((i for i, head in enumerate(heads) if head and key(head) == key(now)), None)
         if at is None:
-            return _told_apart(now, heads, out)
+            return _told_apart(now, heads, out, key)
         heads[at] = next(left[at], None)
     gone = next((head for head in heads if head), None)
     return f"'{gone.name}' is gone" if gone else None
 
 
-def _told_apart(now: Input, heads: Sequence[Input | None], out: Place) -> str:
+def _told_apart(now: Input, heads: Sequence[Input | None], out: Place, key: Callable[[Input], object]) -> str:
     for number, head in enumerate(heads):
         for then in read_list(out, number):
-            if then.name == now.name and _key(then) == _key(now) and head:
+            if then.name == now.name and key(then) == key(now) and head:
                 return f"'{head.name}' is gone"
             if then.name == now.name:
                 return f"'{now.name}' has another {'label' if then.label != now.label else 'place'}"
     return f"'{now.name}' is new"
+
+
+def placed(listed: Iterable[Input], now: Iterable[Input]) -> Iterator[Input]:
+    """The inputs of a list with the places that they have now; `now` holds them all, and perhaps others, in order."""
+    there = iter(now)
+    for item in listed:
+        path = next(one.path for one in there if one.name == item.name)
+        yield item._replace(path=path)
 
 
 def fresh(out: Place, lists: int, inputs: Iterable[Input]) -> Iterator[Input]:
@@ -120,6 +132,10 @@ def fresh(out: Place, lists: int, inputs: Iterable[Input]) -> Iterator[Input]:
 def _key(item: Input) -> tuple[object, ...]:
     """All but the triple, which may depend on what was there when the list was made."""
     return item.name, item.path, item.row, item.label
+
+
+def _moved_key(item: Input) -> tuple[object, ...]:
+    return item.name, item.row, item.label
 
 
 def _batches(inputs: Iterable[Input]) -> Iterator[list[Input]]:

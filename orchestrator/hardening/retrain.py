@@ -17,9 +17,18 @@ from dxray.models.victims.checkpoint import CARD, WEIGHTS, ModelCard, load, net_
 from dxray.orchestrator.console import Console
 from dxray.orchestrator.errors import FULL, Interrupted, UserError, cannot_write
 from dxray.orchestrator.hardening import promotion
+from dxray.orchestrator.hardening.moved import must_hold
 from dxray.orchestrator.hardening.new_faces import take_in
 from dxray.orchestrator.hardening.round_training import ROUNDS, Recipe
-from dxray.orchestrator.hardening.rounds import JUDGES, rows_of, run_round, seconds_of, training_attack, write_rounds
+from dxray.orchestrator.hardening.rounds import (
+    JUDGES,
+    rows_of,
+    run_round,
+    seconds_of,
+    told,
+    training_attack,
+    write_rounds,
+)
 from dxray.orchestrator.hardening.stop_rules import Rules, why_stop
 from dxray.orchestrator.ray.session import largest_node
 from dxray.orchestrator.ray.shared_storage import joined
@@ -133,19 +142,33 @@ def retrain(config: RetrainConfig, out: Place, console: Console, *, address: str
         return _go_on(record, out, console, address)
 
 
-def resume(out: Place, console: Console, *, address: str | None = None) -> dict[str, Any]:
-    """Go on with the run in `out`: rounds, attacks, epochs that are done are not done again. Raises as `retrain`."""
+def resume(out: Place, console: Console, *, data: str | None = None, address: str | None = None) -> dict[str, Any]:
+    """Go on with the run in `out`: rounds, attacks, epochs that are done are not done again. Raises as `retrain`.
+
+    Args:
+        data: where the faces of the run are now, if elsewhere, see `moved.must_hold`; the run keeps that place.
+    """
     out = out.expanduser().absolute()
     recorded(out)
     writable_folder(out, "the retraining's results")
     with locked(out, say=console.say), _stops(out):
-        return _go_on(recorded(out), out, console, address)
+        record = recorded(out)
+        _move(record, out, data, console)
+        return _go_on(record, out, console, address)
 
 
-def update(out: Place, console: Console, *, label_by: str | None = None, address: str | None = None) -> dict[str, Any]:
+def update(
+    out: Place,
+    console: Console,
+    *,
+    data: str | None = None,
+    label_by: str | None = None,
+    address: str | None = None,
+) -> dict[str, Any]:
     """Finish what was begun; then, where the source has new faces, take them in and do the rounds of a new generation.
 
     Args:
+        data: as `resume` takes it; there may be new faces beside those of the run.
         label_by: from now on, see `RetrainConfig`.
 
     Returns:
@@ -160,6 +183,7 @@ def update(out: Place, console: Console, *, label_by: str | None = None, address
     writable_folder(out, "the retraining's results")
     with locked(out, say=console.say), _stops(out):
         record = recorded(out)
+        _move(record, out, data, console)
         result = _go_on(record, out, console, address)
         config = config_of(record)
         config = replace(config, label_by=label_by or config.label_by)
@@ -287,7 +311,7 @@ def _rounds(
             )
             rows.append(row)
             write_rounds(out)
-            console.say(_told(row))
+            console.say(told(row))
     asked["stop"] = stop._asdict()
     console.say(f"stopped after round {rows[-1]['round']}: {stop.says}")
     return rows
@@ -297,18 +321,28 @@ def _seconds(out: Place, rows: Sequence[dict[str, Any]]) -> float:
     return sum(sum(seconds_of(out, row["round"]).values()) for row in rows)
 
 
-def _told(row: dict[str, Any]) -> str:
-    within = "-" if row["fooled_within"] is None else f"{row['fooled_within']:.1%}"
-    return (
-        f"round {row['round']}: clean {row['validation_accuracy']:.1%}, robust {row['robust_accuracy']:.1%} at Linf "
-        f"{row['eps'] * 255:g}/255, {within} fooled within L2 {row['within']:g} ({row['held_out']:,} held-out faces)"
-    )
+def _move(record: dict[str, Any], out: Place, data: str | None, console: Console) -> None:
+    """The record comes to say that the faces of the run are at `data`; UserError where they are not."""
+    config = config_of(record)
+    if data is None or (data := absolute_source(data)) == config.data:
+        return
+    must_hold(out, _source(replace(config, data=data)), console)
+    record["config"]["data"] = data
+    write_json(out / CONFIG, record)
+
+
+def _source(config: RetrainConfig) -> dict[str, Any]:
+    """The arguments of `faces.read`, without what follows from the net."""
+    return {"spec": config.data, "seed": config.data_seed, "label": config.label}
 
 
 def _take_in(config: RetrainConfig, out: Place, generation: int, card: ModelCard, console: Console) -> dict[str, Any]:
-    source = {"spec": config.data, "seed": config.data_seed, "label": config.label}
+    source = _source(config)
     try:
-        new = take_in(out, generation, source, card, label_by=config.label_by, held_out=config.held_out)
+        with console.share(f"reading {config.data}") as on_share:
+            new = take_in(
+                out, generation, source, card, label_by=config.label_by, held_out=config.held_out, on_share=on_share
+            )
     except FacesError as wrong:
         if not generation:
             raise

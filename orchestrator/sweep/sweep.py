@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -121,8 +121,20 @@ def asked(
     return todo, *_arrays(config, faces or _read(config, todo, console), console)
 
 
-def resume(out: Place, console: Console, *, address: str | None = None, faces: Faces | None = None) -> dict[str, Any]:
+def resume(
+    out: Place,
+    console: Console,
+    *,
+    data: str | None = None,
+    validate: Mapping[str, str] | None = None,
+    address: str | None = None,
+    faces: Faces | None = None,
+) -> dict[str, Any]:
     """Go on with the sweep in `out`: finished trials are not done again, others go on from their last epoch.
+
+    Args:
+        data, validate: where the same faces are now, if elsewhere: the hashes of their images, names and labels decide.
+            The sweep keeps these places.
 
     Raises:
         UserError: there is no sweep, its data have changed, or another process works on it.
@@ -130,15 +142,25 @@ def resume(out: Place, console: Console, *, address: str | None = None, faces: F
     """
     out = out.expanduser().absolute()
     config, record = recorded(out)
-    data, hashes = _arrays(config, faces or _read(config, record["trials"], console), console)
+    if others := set(validate or ()) - set(config.validate):
+        raise UserError(f"'{out}' is not measured on '{min(others)}'; of --validate only a place can be another")
+    begun = asdict(config)
+    config = replace(config, data=data or config.data, validate=config.validate | dict(validate or {}))
+    arrays, hashes = _arrays(config, faces or _read(config, record["trials"], console), console)
     for source, (then, now) in _sources(config, record, hashes).items():
         if then != now:
-            raise UserError(f"'{source}' holds other faces than when '{out}' was started; put them back")
+            raise UserError(
+                f"'{source}' holds other faces than when '{out}' was started (another image, name or label); put them "
+                f"back, or say where they are now: --resume '{out}' --data SOURCE"
+            )
     with locked(writable_folder(out, "the sweep's results"), say=console.say):
+        if asdict(config) != begun:
+            record["config"] = asdict(config)
+            write_json(out / CONFIG, record)
         log = MlflowLog(config.mlflow, out, console) if config.mlflow else None
         with _stops(out, len(record["trials"])), joined(out, address):
             limits = limits_of(config, console, "the sweep was begun so: go on where a node has them")
-            return _train(config, record["trials"], data, out, console, limits, log)
+            return _train(config, record["trials"], arrays, out, console, limits, log)
 
 
 def recorded(out: Place) -> tuple[SweepConfig, dict[str, Any]]:
@@ -244,14 +266,16 @@ def limits_of(
 
 def _read(config: SweepConfig, todo: Sequence[Mapping[str, Any]], console: Console) -> Faces:
     auxiliary = sorted({name for trial in todo for name in auxiliary_of(trial)})
-    faces = read(
-        config.data,
-        size=config.size,
-        seed=config.data_seed,
-        classes=config.classes or None,
-        label=config.label,
-        auxiliary=auxiliary,
-    )
+    with console.share(f"reading {config.data}") as on_share:
+        faces = read(
+            config.data,
+            size=config.size,
+            seed=config.data_seed,
+            classes=config.classes or None,
+            label=config.label,
+            auxiliary=auxiliary,
+            on_share=on_share,
+        )
     console.say(faces.summary())
     if untold := [name for name in auxiliary if name not in faces.auxiliary]:
         console.say(f"'{config.data}' tells no {' and no '.join(untold)}, so that is not learnt beside the class")
@@ -274,7 +298,7 @@ def _arrays(config: SweepConfig, faces: Faces, console: Console) -> tuple[dict[s
     data["auxiliary"] = {name: np.concatenate(both) for name, both in told.items()}
     splits = {name: Split(*data[name]) for name in ("train", "test")}
     data["findings"] = data_findings(splits, faces.classes)
-    others = {name: _other(name, source, config, faces) for name, source in config.validate.items()}
+    others = {name: _other(name, source, config, faces, console) for name, source in config.validate.items()}
     data["validate"] = {name: (other.images, other.labels) for name, other in others.items()}
     if others:
         hashes["validate_sha256"] = {name: other.sha256() for name, other in others.items()}
@@ -282,18 +306,20 @@ def _arrays(config: SweepConfig, faces: Faces, console: Console) -> tuple[dict[s
     return data, hashes
 
 
-def _other(name: str, source: str, config: SweepConfig, faces: Faces) -> Faces:
+def _other(name: str, source: str, config: SweepConfig, faces: Faces, console: Console) -> Faces:
     """The faces of a `--validate`, as the nets take them."""
     kind = source.partition(":")[0]
     channels, size = faces.images.shape[1], faces.images.shape[2:]
-    found = read(
-        source,
-        size=(size[0], size[1]),
-        channels=channels,
-        seed=config.data_seed,
-        classes=config.classes or None,
-        label=config.label if kind in ("parquet", "hf") else None,
-    )
+    with console.share(f"reading {source}") as on_share:
+        found = read(
+            source,
+            size=(size[0], size[1]),
+            channels=channels,
+            seed=config.data_seed,
+            classes=config.classes or None,
+            label=config.label if kind in ("parquet", "hf") else None,
+            on_share=on_share,
+        )
     if tuple(found.classes) != tuple(faces.classes):
         raise UserError(
             f"--validate {name}={source} has the classes {', '.join(found.classes)}, and the nets learn "
