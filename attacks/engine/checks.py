@@ -205,8 +205,11 @@ def _probabilities(net: nn.Module, batch: Tensor, logits: Tensor) -> Finding | N
     return Finding(
         "probabilities",
         f"{rows} ({'sigmoid' if one else 'softmax'}), and {flat:.0%} of them are within 0.0001 of certainty",
-        "Where it is certain the gradient vanishes, attacks stand still and the net looks robust",
-        f"Return the logits, without the closing {'sigmoid' if one else 'softmax'}",
+        "A single output is taken as the logit of the second class, which is never below 0 here: to every image the "
+        "answer is the second class, and nothing below means anything"
+        if one
+        else "Where it is certain the gradient vanishes, attacks stand still and the net looks robust",
+        "Return the logit, without the closing sigmoid" if one else "Return the logits, without the closing softmax",
     )
 
 

@@ -5,7 +5,7 @@
     synthetic[:N]             drawn faces, no files needed (10,000 unless told)
     utkface:DIR               UTKFace images, labelled by their names: age_gender_race_datetime.jpg
     folder:DIR                one sub-folder per class, images anywhere below it
-    parquet:FILE              columns image, gender or label, and perhaps name and split
+    parquet:FILE              columns image, gender, label, sex or one named for a class, and perhaps name and split
     hf:NAME[@CONFIG][:SPLIT]  a Hugging Face data set by name, or a directory of one saved by save_to_disk
 
 Rows are sorted by name. Splits are the source's own, where it has them; what it lacks of validation and test is taken
@@ -21,20 +21,14 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 
-from dxray.models.data.class_names import (
-    checked_classes,
-    class_index,
-    gender_labels,
-    label_of_utkface,
-    need_all_classes,
-)
 from dxray.models.data.folders import list_folder, list_utkface
 from dxray.models.data.images import height_width, one_line
+from dxray.models.data.labels import CLASSES, checked_classes, gender_labels, need_all_classes
 from dxray.models.data.reading import SPLITS, Decoded, FacesError, Listing, Wanted, path_of
 from dxray.models.data.synthetic import BLOCK, draw, labels_of
 from dxray.models.data.tables import list_hf, list_parquet
 
-__all__ = ["READERS", "SPLITS", "Faces", "FacesError", "class_index", "label_of_utkface", "read", "split_of"]
+__all__ = ["READERS", "SPLITS", "Faces", "FacesError", "read", "split_of"]
 
 _HELD_OUT = 0.1  # of the training rows, for a validation or test split the source lacks
 
@@ -46,7 +40,8 @@ class Faces:
     ``images`` uint8 ``(N, C, H, W)`` in 0..255, ``labels`` int64 ``(N,)`` into ``classes``, ``names`` unique str
     ``(N,)``, ``splits`` ``(N,)`` of ``SPLITS``, ``source`` the spec they were read from, ``skipped`` pairs of a name
     and the reason it is not among them, ``auxiliary`` what else was asked and is told of each face: int64 ``(N,)`` by
-    name, classes from 0 up, -1 for unknown.
+    name, classes from 0 up, -1 for unknown; ``told`` by what the labels were told, ``numbers`` the names that numbers
+    count among them, see ``labels``.
     """
 
     images: np.ndarray
@@ -57,6 +52,8 @@ class Faces:
     source: str
     skipped: tuple[tuple[str, str], ...] = ()
     auxiliary: Mapping[str, np.ndarray] = field(default_factory=dict)
+    told: str = ""
+    numbers: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -82,7 +79,14 @@ class Faces:
             self.classes,
             self.source,
             auxiliary={name: values[rows] for name, values in self.auxiliary.items()},
+            told=self.told,
+            numbers=self.numbers,
         )
+
+    @property
+    def labelled_by(self) -> str:
+        """A line that says what the labels were taken to mean."""
+        return f"labels: {self.told}"
 
     def summary(self) -> str:
         """A few lines for people: how many were read and skipped, why, and how many of each class in each split."""
@@ -90,6 +94,7 @@ class Faces:
         for reason, count in Counter(reason for _, reason in self.skipped).most_common():
             names = [name for name, why in self.skipped if why == reason]
             lines.append(f"  skipped {count:,}, {reason}: {', '.join(names[:3])}{', ...' if count > 3 else ''}")
+        lines += [f"  {self.labelled_by}"] if self.told else []
         for split in SPLITS:
             counts = np.bincount(self.labels[self.splits == split], minlength=len(self.classes))
             per_class = ", ".join(f"{name} {count:,}" for name, count in zip(self.classes, counts, strict=True))
@@ -117,6 +122,7 @@ def read(
     unlabelled: bool = False,
     known: Collection[str] | None = None,
     auxiliary: Sequence[str] = (),
+    numbers: Sequence[str] | None = None,
     on_share: Callable[[float], None] | None = None,
 ) -> Faces:
     """Read the faces of ``spec`` (see the top of this file) as ``channels`` x ``size``, ``(H, W)`` or a side.
@@ -125,7 +131,8 @@ def read(
     label column of a Parquet file or Hugging Face data set. ``limit`` is the most faces to read. ``seed`` is for
     synthetic faces only. ``unlabelled`` also takes images without a label, as -1. ``known`` are names of faces that the
     caller has: only others are opened, of which there may be none, or none of some class. ``auxiliary`` names further
-    columns (UTKFace: age and race) that are read where the source has them, as classes: `class_names.groups`.
+    columns (UTKFace: age and race) that are read where the source has them, as classes: `labels.groups`. ``numbers``
+    are the names that a number counts where one is the label, 0 the first; () none, None those of the classes.
     ``on_share`` is told, as images are decoded, the share of them that are, in (0, 1].
 
     Raises ``FacesError``; a single image that cannot be read is put in ``skipped`` instead.
@@ -143,9 +150,9 @@ def read(
         height, width = height_width(size)
     except ValueError as error:
         raise FacesError(str(error)) from error
-    wanted = Wanted(
-        (height, width), channels, seed, checked_classes(classes), label, limit, unlabelled, tuple(auxiliary)
-    )
+    named = checked_classes(classes)
+    counted = tuple(numbers) if numbers is not None else named or CLASSES
+    wanted = Wanted((height, width), channels, seed, named, label, limit, unlabelled, tuple(auxiliary), counted)
 
     try:
         return _load(spec, READERS[kind](place, wanted), limit, known, on_share)
@@ -181,7 +188,7 @@ def _list_synthetic(place: str, wanted: Wanted) -> Listing:
         return images, {}
 
     labels, classes = gender_labels("synthetic", labels_of(range(count), wanted.seed), wanted.classes)
-    return Listing(names, labels, None, classes, load, [])
+    return Listing(names, labels, None, classes, load, [], told="as they were drawn")
 
 
 READERS: dict[str, Callable[[str, Wanted], Listing]] = {
@@ -253,6 +260,8 @@ def _load(
         spec,
         tuple(skipped),
         auxiliary=auxiliary,
+        told=listing.told,
+        numbers=listing.numbers,
     )
 
 

@@ -10,8 +10,17 @@ from pathlib import Path
 
 import numpy as np
 
-from dxray.models.data.class_names import CLASSES, class_index, gender_labels, groups, label_of_utkface, told_by_utkface
 from dxray.models.data.images import decode, suffix_of
+from dxray.models.data.labels import (
+    CLASSES,
+    FOLDERS,
+    UTKFACE,
+    class_of,
+    gender_labels,
+    groups,
+    label_of_utkface,
+    told_by_utkface,
+)
 from dxray.models.data.reading import SPLIT_WORDS, Decoded, FacesError, Listing, Wanted, decode_into, existing
 from dxray.models.data.walk import Identity, identity, is_hidden, is_image, is_run, walk
 
@@ -41,7 +50,8 @@ def list_utkface(place: str, wanted: Wanted) -> Listing:
 
 
 def _with_told(listing: Listing, wanted: Wanted) -> Listing:
-    """A listing of UTKFace with what its names tell beside the gender, as far as it is wanted."""
+    """A listing of UTKFace with what its names tell, beside the gender as far as it is wanted."""
+    listing = listing._replace(told=UTKFACE)
     names = [name for name in wanted.auxiliary if name in ("age", "race")]
     if not names:
         return listing
@@ -54,7 +64,7 @@ def list_folder(place: str, wanted: Wanted) -> Listing:
     spec, root = f"folder:{place}", existing("folder", place, folder=True)
     classes = wanted.classes or CLASSES
     top = _sub_folders(root)
-    splits = [folder for folder in top if _is_split(folder) and class_index(folder.name, classes) is None]
+    splits = [folder for folder in top if _is_split(folder) and class_of(folder.name, classes, wanted.numbers) is None]
     folders = [folder for folder in top if folder not in splits]
     folders += [folder for split in splits for folder in _sub_folders(split)]
     if not folders and not wanted.unlabelled:
@@ -74,7 +84,7 @@ def list_folder(place: str, wanted: Wanted) -> Listing:
             skipped.append((f"{_printable(name)}/", "a folder without an image"))
             continue
         full[folder.name] = name
-        index = class_index(folder.name, classes)
+        index = class_of(folder.name, classes, wanted.numbers)
         if index is None:
             unknown.append(folder.name)
             continue
@@ -95,7 +105,8 @@ def list_folder(place: str, wanted: Wanted) -> Listing:
         names = ", ".join(folder.relative_to(root).as_posix() for folder in folders)
         raise FacesError(f"{spec} has sub-folders ({names}) but no images in them: expected files such as .jpg or .png")
     array = np.array(labels, np.int64)
-    return _file_listing(root, files, array, _splits(files, splits), classes, skipped, wanted)
+    listing = _file_listing(root, files, array, _splits(files, splits), classes, skipped, wanted)
+    return listing._replace(told=FOLDERS, numbers=wanted.numbers if any(map(str.isdecimal, full)) else ())
 
 
 def _unknown_class(spec: str, name: str, full: dict[str, str], classes: tuple[str, ...]) -> str:

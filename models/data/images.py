@@ -21,7 +21,7 @@ import stat
 import struct
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
@@ -188,13 +188,10 @@ def looks_encoded(data: bytes) -> bool:
     return _MAGIC.match(data) is not None
 
 
-def is_image_file(name: str, begins: Callable[[], bytes]) -> bool:
-    """Whether the file called ``name`` is taken for an image: by its ending, or where it has none by how it ``begins``.
-
-    ``begins`` gives its first bytes, as `beginning_of` does; it is asked only if needed.
-    """
+def is_image_by_name(name: str) -> bool | None:
+    """Whether the file called ``name`` is taken for an image; None where it has no ending, and its beginning tells."""
     ending = suffix_of(name)
-    return ending.lower() in IMAGE_SUFFIXES if ending else looks_encoded(begins())
+    return ending.lower() in IMAGE_SUFFIXES if ending else None
 
 
 def beginning_of(path: str | Path) -> bytes:

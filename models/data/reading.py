@@ -32,7 +32,7 @@ class FacesError(InputError):
 
 
 class Wanted(NamedTuple):
-    """What ``read`` asks of a reader. ``classes`` is None where the caller named none; see there for ``unlabelled``."""
+    """What ``read`` asks of a reader. ``classes`` is None where the caller named none; see there for the others."""
 
     size: tuple[int, int]
     channels: int
@@ -42,6 +42,7 @@ class Wanted(NamedTuple):
     limit: int | None
     unlabelled: bool = False
     auxiliary: tuple[str, ...] = ()
+    numbers: tuple[str, ...] = ()
 
 
 Decoded = Callable[[int], None]  # told that so many more images have been looked at
@@ -54,7 +55,8 @@ class Listing(NamedTuple):
     """What a source holds, before any image is decoded; a label of -1 is none.
 
     ``splits`` is None where the source has none of its own. ``auxiliary`` holds what else was wanted and is told, as
-    classes from 0 up, -1 for unknown.
+    classes from 0 up, -1 for unknown. ``told`` says by what the labels were told, ``numbers`` the names that numbers
+    count among them.
     """
 
     names: list[str]
@@ -64,6 +66,8 @@ class Listing(NamedTuple):
     load: Loader
     skipped: list[tuple[str, str]]
     auxiliary: Mapping[str, np.ndarray] = MappingProxyType({})
+    told: str = ""
+    numbers: tuple[str, ...] = ()
 
 
 def path_of(place: str) -> Path:

@@ -133,9 +133,13 @@ def _into(
     left = positions >= 0
     if side and (side, side) == (height, width):  # all at once, which is what makes large tables of pixels quick
         whole = np.asarray(pc.fill_null(pc.equal(pc.binary_length(cells), side * side), False))
-        pixels = np.frombuffer(b"".join(cells.filter(pa.array(whole)).to_pylist()), np.uint8)
-        images[positions[whole & left]] = pixels.reshape(-1, 1, side, side)[left[whole]]
-        decoded(int((whole & left).sum()))
+        if whole.any():
+            raw = cells.filter(pa.array(whole))
+            _, ends, data = raw.buffers()
+            begins = int(np.frombuffer(ends, np.int64)[raw.offset])
+            pixels = np.frombuffer(data, np.uint8, len(raw) * side * side, begins).reshape(-1, 1, side, side)
+            images[positions[whole & left]] = pixels[left[whole]]
+            decoded(int((whole & left).sum()))
         left &= ~whole
     row_at = {int(positions[row]): int(row) for row in np.flatnonzero(left)}
 
@@ -152,11 +156,15 @@ def _into(
 
 
 def _plain(column: pa.Array) -> pa.Array:
-    return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
+    """The same, without indices and views: Arrow computes little with those."""
+    if pa.types.is_dictionary(column.type):
+        return _plain(column.cast(column.type.value_type))
+    views = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
+    return column.cast(views.get(column.type, column.type))
 
 
 def _is_text(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
 
 
 def _bytes_of(column: pa.Array) -> pa.Array:

@@ -13,12 +13,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from dxray.models.data.class_names import CLASSES, FEW, class_index, groups
 from dxray.models.data.images import one_line
+from dxray.models.data.labels import (
+    CLASSES,
+    FEW,
+    Meaning,
+    groups,
+    label_column,
+    meaning_of,
+    must_be_readable,
+    no_column,
+)
 from dxray.models.data.reading import SPLIT_WORDS, SPLITS, Decoded, FacesError, Listing, Wanted, existing, path_of
 from dxray.models.data.table_images import load_cells
 
-_LABEL_COLUMNS = ("gender", "label")
 _BATCH = 2048  # rows of a table in memory at a time
 
 
@@ -32,7 +40,7 @@ def list_parquet(place: str, wanted: Wanted) -> Listing:
         ) from error
     with parquet:
         columns = parquet.schema_arrow.names
-        label = _label_column(spec, columns, wanted.label)
+        label = _label_column(spec, columns, wanted)
         if "image" not in columns:
             raise FacesError(f"{spec} has no column 'image', only {', '.join(columns)}: rename the column of images")
         table = parquet.read(columns=[name for name in _asked(label, wanted) if name in columns])
@@ -65,7 +73,7 @@ def list_hf(place: str, wanted: Wanted) -> Listing:
                 f"cast one with cast_column('image', datasets.Image())"
             )
         image = "image" if "image" in images else images[0]
-        label = _label_column(spec, list(part.features), wanted.label)
+        label = _label_column(spec, list(part.features), wanted)
         if isinstance(feature := part.features[label], datasets.ClassLabel):
             class_names = tuple(feature.names)
         kept = [name for name in _asked(label, wanted) if name in part.features]
@@ -122,13 +130,11 @@ def hf_parts(datasets: Any, place: str) -> tuple[dict[str | None, Any], Path]:
     return parts, path if path.is_dir() else Path()
 
 
-def _label_column(spec: str, columns: list[str], label: str | None) -> str:
-    known = _LABEL_COLUMNS if label is None else (label,)
-    for name in known:
-        if name in columns:
-            return name
-    expected = " or ".join(map(repr, known))
-    raise FacesError(f"{spec} has no column {expected}, only {', '.join(columns)}: name the one of labels with --label")
+def _label_column(spec: str, columns: list[str], wanted: Wanted) -> str:
+    found = label_column(columns, wanted.classes or CLASSES, wanted.label)
+    if found is None:
+        raise FacesError(no_column(spec, columns, wanted.label))
+    return found
 
 
 def _table_listing(
@@ -147,7 +153,7 @@ def _table_listing(
     """
     if table.num_rows == 0:
         raise FacesError(f"{spec} has no rows: expected at least one face of each class")
-    labels, classes = _labels(spec, table.column(label), label, class_names, wanted.classes)
+    labels, classes, meaning = _labels(spec, table.column(label), label, class_names, wanted)
     if "name" in table.column_names:
         names = table.column("name").cast(pa.string()).to_pylist()
         if None in names:
@@ -172,44 +178,33 @@ def _table_listing(
         load,
         skipped,
         {name: _groups(table.column(name))[taken] for name in wanted.auxiliary if name in table.column_names},
+        meaning.said,
+        meaning.numbers,
     )
 
 
 def _labels(
-    spec: str,
-    column: pa.ChunkedArray,
-    label: str,
-    class_names: tuple[str, ...] | None,
-    wanted: tuple[str, ...] | None,
-) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Labels int64 ``(N,)`` of a column of numbers or words, -1 where it is empty, and the classes they stand for."""
+    spec: str, column: pa.ChunkedArray, label: str, class_names: tuple[str, ...] | None, wanted: Wanted
+) -> tuple[np.ndarray, tuple[str, ...], Meaning]:
+    """Labels int64 ``(N,)`` of a column, -1 where they are unknown, the classes they stand for, and how."""
+    must_be_readable(spec, label, column.type)
     column = _plain(column)
-    if class_names is not None:  # Hugging Face writes -1 where there is no label
-        column = pc.if_else(pc.equal(column, -1), None, column)
     if pa.types.is_floating(column.type):  # what became of integers with gaps
         column = pc.if_else(pc.is_nan(column), None, column)
-    if not pa.types.is_string(column.type) and not pa.types.is_large_string(column.type):
-        try:
-            column = column.cast(pa.int64())
-        except pa.ArrowException as error:
-            raise FacesError(
-                f"{spec} has a column {label!r} of type {column.type}, expected whole numbers or words: "
-                f"name another with --label"
-            ) from error
     values, at = _distinct(column)
-    named = dict(enumerate(class_names or ()))
-    words = {value: named.get(value, str(value)) for value in values if value is not None}
-    classes = wanted or CLASSES
-    indices = {value: class_index(word, classes) for value, word in words.items()}
-    if wanted is None and class_names is not None and len(class_names) > 1 and None in indices.values():
+    classes = wanted.classes or CLASSES
+    meaning = meaning_of(spec, label, values, classes, wanted.numbers, class_names)
+    if wanted.classes is None and class_names is not None and len(class_names) > 1 and meaning.unread:
         # The source names its classes itself, and they are not genders.
-        classes, indices = class_names, {value: value if value in named else None for value in words}
-    if unknown := [value for value, index in indices.items() if index is None]:
+        classes = class_names
+        meaning = meaning_of(spec, label, values, classes, (), class_names)
+    if meaning.unread:
         raise FacesError(
-            f"{spec} has {', '.join(sorted(map(repr, unknown))[:5])} in its column {label!r}, expected "
+            f"{spec} has {', '.join(sorted(map(repr, meaning.unread))[:5])} in its column {label!r}, expected "
             f"{', '.join(classes)} or their numbers from 0: name all classes in the order of their labels: --classes"
         )
-    return np.array([indices.get(value, -1) for value in values], np.int64)[at], classes
+    found = [meaning.classes[value] for value in values]
+    return np.array([-1 if one is None else one for one in found], np.int64)[at], classes, meaning
 
 
 def _asked(label: str, wanted: Wanted) -> list[str]:

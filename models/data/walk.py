@@ -5,12 +5,12 @@ folders are passed over, and so are the folders of attacks, whose images are res
 """
 
 import os
+from collections import deque
 from collections.abc import Collection, Iterator
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from dxray.models.data.images import beginning_of, is_image_file
+from dxray.models.data.images import beginning_of, is_image_by_name, looks_encoded
 
 RUN = "attack.json"  # what the folder of an attack holds
 Identity = tuple[int, int]
@@ -19,8 +19,8 @@ Identity = tuple[int, int]
 class Folder(NamedTuple):
     """A folder, and what it is called from the first one down: nothing, `sub/` or `sub/deeper/`.
 
-    entries: what is in it, each with whether it is a folder, as the system lists it: to be gone through before the
-    next folder is asked for. wrong: why it cannot be listed, if so.
+    entries: what is in it, each with whether it is a folder, as the system lists it, until the next folder is asked
+    for. wrong: why it cannot be listed, if so.
     """
 
     path: Path
@@ -44,7 +44,9 @@ def _walk(path: Path, name: str, entered: set[Identity]) -> Iterator[Folder]:
             return
         entered.add(here)
         with os.scandir(path) as entries:
-            yield Folder(path, name, _entries(entries, below))
+            found = _entries(entries, below)
+            yield Folder(path, name, found)
+            deque(found, maxlen=0)  # what its reader has left: there may be folders among it
     except OSError as wrong:
         yield Folder(path, name, iter(()), wrong)
     for folder in sorted(below):
@@ -75,8 +77,9 @@ def is_hidden(name: str) -> bool:
 
 
 def is_image(entry: os.DirEntry[str]) -> bool:
-    """Whether a file is taken for an image, see `is_image_file`."""
-    return is_image_file(entry.name, partial(beginning_of, entry.path))
+    """Whether a file is taken for an image: by the ending of its name, or where it has none by its first bytes."""
+    known = is_image_by_name(entry.name)
+    return looks_encoded(beginning_of(entry.path)) if known is None else known
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

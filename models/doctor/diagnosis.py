@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from dxray.models.doctor.data_checks import class_imbalance, label_noise, leakage
+from dxray.models.doctor.data_checks import class_imbalance, leakage
 from dxray.models.doctor.evidence import Evidence, Split
 from dxray.models.doctor.finding import FAULT, NOTE, Finding, NotChecked
+from dxray.models.doctor.label_checks import contradicting_labels, label_noise, labels_swapped, need_fitting_labels
 from dxray.models.doctor.lr_range_test import RateRange
 
 FAR_OFF = 3.0  # deviations that the inputs' mean may be from 0: beyond, (1 + 9) to 1 is the curvature's worst ratio
@@ -136,6 +137,7 @@ def _activation(outputs: np.ndarray) -> str | None:
 
 
 def loss_at_chance(evidence: Evidence) -> Finding | None:
+    need_fitting_labels(evidence)
     chance, loss = evidence.chance, evidence.final_loss
     if chance is None or loss is None:
         raise NotChecked("no loss of the training is known")
@@ -179,6 +181,7 @@ def one_class(evidence: Evidence) -> Finding | None:
 
 def evaluation_mode(evidence: Evidence) -> Finding | None:
     """Right while it learns, with dropout and the batch's own statistics, and wrong on the same images without them."""
+    need_fitting_labels(evidence)
     train = evidence.splits.get("train")
     learnt = evidence.history[-1].get("train_accuracy") if evidence.history else None
     if train is None or train.accuracy is None or learnt is None:
@@ -298,6 +301,7 @@ def _ended(evidence: Evidence) -> str:
 
 
 def over_fitting(evidence: Evidence) -> Finding | None:
+    need_fitting_labels(evidence)
     train = evidence.splits.get("train")
     last = evidence.history[-1] if evidence.history else {}
     learnt = train.accuracy if train is not None else None
@@ -349,8 +353,10 @@ CHECKS: dict[str, Check] = {
         learning_rate_too_low,
         over_fitting,
         class_imbalance,
+        labels_swapped,
         label_noise,
+        contradicting_labels,
         leakage,
     )
 }
-OF_DATA = ("leakage",)  # what needs no net, and is too slow to be found for each anew
+OF_DATA = ("contradicting_labels", "leakage")  # what needs no net, and is too slow to be found for each anew

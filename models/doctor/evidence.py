@@ -2,13 +2,16 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dxray.models.data.agreement import counted
 from dxray.models.data.batches import device_of, to_device
+from dxray.models.doctor.copies import Copies, copies
 from dxray.models.doctor.lr_range_test import RateRange
 from dxray.models.training.layer_stats import LAYERS, layer_figures
 
@@ -72,6 +75,8 @@ class Evidence:
         inputs: (mean, standard deviation) of what enters the first layer with weights, of the channel furthest off.
         outputs: raw outputs for some images and for noise far outside [0, 1].
         rates: what a range test of the learning rate gave.
+        strange: the net has not learnt from these labels, as far as is known, so that they may mean something else.
+        numbers: the names that numbers counted, where labels were numbers.
         absent: why something is not known, by the name of the attribute.
     """
 
@@ -84,12 +89,27 @@ class Evidence:
     inputs: tuple[float, float] | None = None
     outputs: np.ndarray | None = None
     rates: RateRange | None = None
+    strange: bool = False
+    numbers: tuple[str, ...] = ()
     absent: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def held_out(self) -> dict[str, Split]:
         """The splits that the net did not learn from, those that hold images."""
         return {name: split for name, split in self.splits.items() if name != "train" and len(split)}
+
+    @cached_property
+    def copies(self) -> Copies | None:
+        """Training images among the test images; None where there are not both."""
+        train, test = self.splits.get("train"), self.splits.get("test")
+        return copies(train.images, test.images) if train and test else None
+
+    @cached_property
+    def answered_labels(self) -> np.ndarray:
+        """How often the net answered a class to images of each label, int64 `(classes, classes)`."""
+        classes = len(self.classes)
+        tables = [counted(split.answered, split.answers, classes) for split in self.splits.values()]
+        return np.sum([np.zeros((classes, classes), np.int64), *tables], axis=0)
 
     @property
     def chance(self) -> float | None:

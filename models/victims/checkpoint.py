@@ -62,6 +62,11 @@ class ModelCard:
         if self.net in MODELS:
             self.parameters = parameters_of(self.net) | self.parameters
 
+    @property
+    def numbers(self) -> tuple[str, ...]:
+        """The names that a number counts where it is a label: classes that dxray has trained, no foreign outputs."""
+        return self.classes if self.net in MODELS else ()
+
     def build(self, defend: Defend | None = None) -> nn.Module:
         """A net of this architecture, with freshly drawn weights; ValueError where it needs a `defend` and has none."""
         net = build(

@@ -3,7 +3,8 @@
 All become one pair: a net that takes [0, 1] pixels and gives logits, and a `ModelCard` whose `net` is the format.
 A TorchScript file does not say what images it takes: a side file of its name (`net.json` beside `net.pt`) says it,
 {"classes": ["male", "female"], "channels": 1, "size": [48, 48]}. What the side file leaves out is found by trying, and
-refused where more than one answer is possible.
+refused where more than one answer is possible. A net that wants other pixels than those in [0, 1] has `mean` and `std`
+there too, a number or one for each channel, and `"channel_order": "bgr"`.
 """
 
 import io
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 from dxray.models.versions import versions
 from dxray.models.victims import checkpoint
 from dxray.models.victims.checkpoint import CARD, WEIGHTS, CheckpointError, Defend, ModelCard
+from dxray.models.victims.pixels import Preprocessed, of_preprocessor, of_side_file
 from dxray.models.victims.torch_export import Exported, row_by_row
 
 FORMAT = "dxray victim 1"
@@ -61,7 +63,8 @@ def read(path: Path | str) -> tuple[bytes, bytes]:
         return _described("huggingface", payload, path.name, _hugging_face_parameters(path), {})
     if path.is_file() and path.name not in (CARD, WEIGHTS):
         payload = _bytes(path)
-        return _described(_kind(payload, path.name), payload, path.name, {}, _side_file(path))
+        said, arithmetic = _side_file(path)
+        return _described(_kind(payload, path.name), payload, path.name, arithmetic, said)
     return checkpoint.read(path)
 
 
@@ -124,14 +127,9 @@ class _TorchScript(nn.Module):
 
 
 class _HuggingFace(nn.Module):
-    """The classifier behind the arithmetic of its preprocessor: `pixels * scale + shift` in place of mean and std."""
+    """A classifier of transformers, its logits alone."""
 
-    scale: Tensor
-    shift: Tensor
-
-    def __init__(
-        self, payload: bytes, config: dict[str, Any], scale: list[float], shift: list[float], bgr: bool
-    ) -> None:
+    def __init__(self, payload: bytes, config: dict[str, Any]) -> None:
         super().__init__()
         try:
             import transformers
@@ -154,26 +152,29 @@ class _HuggingFace(nn.Module):
         absent = [*report["missing_keys"], *report["mismatched_keys"]]
         if absent:  # transformers draws these at random, and says so in a log that nobody reads
             raise CheckpointError(f"{WEIGHTS} lacks {len(absent)} tensors of this classifier, such as {absent[0]}")
-        self.register_buffer("scale", torch.tensor(scale).view(1, -1, 1, 1))
-        self.register_buffer("shift", torch.tensor(shift).view(1, -1, 1, 1))
-        self.bgr = bgr
 
-    def forward(self, images: Tensor) -> Tensor:
-        images = images.flip(1) if self.bgr else images
-        return self.net(pixel_values=images * self.scale + self.shift).logits
+    def forward(self, pixels: Tensor) -> Tensor:
+        logits: Tensor = self.net(pixel_values=pixels).logits
+        return logits
 
 
 def _built(kind: str, payload: bytes, parameters: dict[str, Any], name: str) -> nn.Module:
     try:
-        if kind == "torchscript":
-            return _TorchScript(payload).eval()
-        if kind == "torch.export":
-            return Exported(payload).eval()
-        return _HuggingFace(payload, **parameters).eval().requires_grad_(False)
+        net = _bare(kind, payload, parameters).eval()
     except CheckpointError as wrong:
         raise CheckpointError(f"{name}: {wrong}") from None
     except Exception as wrong:  # whatever a foreign file makes its reader say
         raise CheckpointError(f"{name} is damaged or of an unknown kind ({_line(wrong)}); save it again") from None
+    arithmetic = {which: value for which, value in parameters.items() if which != "config"}
+    return Preprocessed(net, **arithmetic).eval() if arithmetic else net
+
+
+def _bare(kind: str, payload: bytes, parameters: dict[str, Any]) -> nn.Module:
+    if kind == "torchscript":
+        return _TorchScript(payload)
+    if kind == "torch.export":
+        return Exported(payload)
+    return _HuggingFace(payload, parameters["config"]).requires_grad_(False)
 
 
 def _described(
@@ -181,11 +182,13 @@ def _described(
 ) -> tuple[bytes, bytes]:
     """The card of a victim, from what its file says, what its side file says, and what one look at it shows."""
     net = _built(kind, payload, parameters, name)
-    if isinstance(net, Exported):
-        shape = _agreed(net.shape, said, name)
-    elif isinstance(net, _HuggingFace):
-        shape = (net.net.config.num_channels, *_size(net.net.config.image_size))
-        said = {"classes": [text for _, text in sorted(net.net.config.id2label.items())]}
+    bare = net.net if isinstance(net, Preprocessed) else net
+    if isinstance(bare, Exported):
+        shape = _agreed(bare.shape, said, name)
+    elif isinstance(bare, _HuggingFace):
+        config: Any = bare.net.config
+        shape = (config.num_channels, *_size(config.image_size))
+        said = {"classes": [text for _, text in sorted(config.id2label.items())]}
     else:
         shape = _agreed((None, None, None), said, name)
     if None in shape:
@@ -262,6 +265,9 @@ def _kind(payload: bytes, name: str) -> str:
     beyond that: a file from a stranger is best attacked in a container.
     """
     never = "pickled files are never read, for they can run code; save it by torch.export.save or TorchScript"
+    keras = f"{name} is a Keras model, which is not read; load it with KERAS_BACKEND=torch, then torch.export.save it"
+    if payload.startswith(b"\x89HDF\r\n"):  # .h5, as Keras wrote before
+        raise CheckpointError(keras)
     try:
         archive = zipfile.ZipFile(io.BytesIO(payload))
     except zipfile.BadZipFile:
@@ -275,6 +281,10 @@ def _kind(payload: bytes, name: str) -> str:
             return "torch.export"
         if "serialized_exported_program.json" in inner:
             raise CheckpointError(f"{name} was exported by a PyTorch older than 2.8, with pickled weights; {never}")
+        if {"config.json", "model.weights.h5"} <= inner:
+            raise CheckpointError(keras)
+        if not any(held.endswith(".pkl") for held in inner):
+            raise CheckpointError(f"{name} is a zip file that holds no net; save one by torch.export.save")
         if "constants.pkl" not in inner or not any(held.startswith("code/") for held in inner):
             raise CheckpointError(f"{name} is pickled; {never}")
         code = b"\n".join(archive.read(held) for held in names if held.endswith(".py"))
@@ -283,13 +293,14 @@ def _kind(payload: bytes, name: str) -> str:
     return "torchscript"
 
 
-_SIDE = {"classes", "channels", "size"}
+_SIDE = {"classes", "channels", "size", "mean", "std", "channel_order"}
 
 
-def _side_file(path: Path) -> dict[str, Any]:
+def _side_file(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the side file says, and of this the arguments of `Preprocessed`; nothing where there is none."""
     side = path.with_suffix(".json")
     if not side.is_file():
-        return {}
+        return {}, {}
     said = _json(side)
     if set(said) - _SIDE:
         raise CheckpointError(f"{side} holds {sorted(set(said) - _SIDE)}; a side file has only {sorted(_SIDE)}")
@@ -298,7 +309,17 @@ def _side_file(path: Path) -> dict[str, Any]:
         raise CheckpointError(
             f'{side} is not as expected: {{"classes": ["male", "female"], "channels": 1, "size": [48, 48]}}'
         )
-    return said
+    try:
+        arithmetic = of_side_file(said)
+    except ValueError as wrong:
+        raise CheckpointError(
+            f'{side} has a "mean", "std" or "channel_order" that cannot be used ({wrong}); expected numbers, one for '
+            'each channel or for all, as "mean": 0.5, "std": 0.5 for pixels in [-1, 1]; the order is "rgb" or "bgr"'
+        ) from None
+    coloured = arithmetic and (arithmetic["bgr"] or len(arithmetic["scale"]) > 1)
+    if coloured and said.setdefault("channels", 3) != 3:
+        raise CheckpointError(f"{side} speaks of three channels, and says that there is one; correct it")
+    return said, arithmetic
 
 
 def _hugging_face_parameters(folder: Path) -> dict[str, Any]:
@@ -310,19 +331,10 @@ def _hugging_face_parameters(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{folder} has no {PREPROCESSOR}, so how pixels are normalised is unknown; copy it too")
     steps = _json(folder / PREPROCESSOR)
     channels = config.get("num_channels", 3)
-    scale, shift = [255.0] * channels, [0.0] * channels
-    if steps.get("do_rescale", True):
-        scale = [255 * steps.get("rescale_factor", 1 / 255)] * channels
-        shift = [-1.0 if steps.get("rescale_offset") else 0.0] * channels
-    if steps.get("do_normalize", True):
-        try:
-            mean, std = (_per_channel(steps[which], channels) for which in ("image_mean", "image_std"))
-        except (KeyError, TypeError):
-            raise CheckpointError(f"{folder / PREPROCESSOR} has no mean and std for each channel") from None
-        scale = [s / d for s, d in zip(scale, std, strict=True)]
-        shift = [(b - m) / d for b, m, d in zip(shift, mean, std, strict=True)]
-        if steps.get("include_top"):  # EfficientNet divides by std once more
-            scale, shift = ([v / d for v, d in zip(values, std, strict=True)] for values in (scale, shift))
+    try:
+        arithmetic = of_preprocessor(steps, channels)
+    except ValueError:
+        raise CheckpointError(f"{folder / PREPROCESSOR} has no mean and std for each channel") from None
     if "image_size" not in config:
         side = steps.get("crop_size") or steps.get("size") or 224
         if isinstance(side, dict):
@@ -331,14 +343,7 @@ def _hugging_face_parameters(folder: Path) -> dict[str, Any]:
         if not (isinstance(side, int) or (isinstance(side, list) and all(isinstance(length, int) for length in side))):
             raise CheckpointError(f"{folder / PREPROCESSOR} has no size of images, a height and a width in pixels")
         config["image_size"] = side
-    return {"config": config, "scale": scale, "shift": shift, "bgr": bool(steps.get("do_flip_channel_order"))}
-
-
-def _per_channel(values: float | list[float], channels: int) -> list[float]:
-    many = values if isinstance(values, list) else [values] * channels
-    if len(many) != channels:
-        raise TypeError(f"{len(many)} values for {channels} channels")
-    return many
+    return {"config": config, **arithmetic}
 
 
 def _is_victim(path: Path) -> bool:

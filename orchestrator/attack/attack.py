@@ -3,28 +3,26 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
-from dxray.attacks.engine.checks import Finding, check
-from dxray.attacks.engine.lattice import from_levels
 from dxray.defenses import parse, text_of
 from dxray.defenses.victim import behind, restore
 from dxray.models.data.images import one_line
+from dxray.models.data.labels import Labeller, checked_classes, class_of
+from dxray.models.data.reading import FacesError
 from dxray.models.versions import versions
 from dxray.models.victims.checkpoint import CARD, CheckpointError, ModelCard
 from dxray.models.victims.victim import payload_name
-from dxray.orchestrator.attack.decoding import contents
+from dxray.orchestrator.attack import net_checks
 from dxray.orchestrator.attack.in_process import Compute, Workers
-from dxray.orchestrator.attack.input_lists import difference, fresh, write_list
+from dxray.orchestrator.attack.input_lists import Listed, difference, fresh, write_list
 from dxray.orchestrator.attack.inputs import Input, absolute, list_inputs
 from dxray.orchestrator.attack.moved import move
-from dxray.orchestrator.attack.options import in_effect, must_be_usable
+from dxray.orchestrator.attack.net_checks import Sample
+from dxray.orchestrator.attack.options import class_named, in_effect, must_be_usable
 from dxray.orchestrator.attack.run import to_resume, whole_summary, work_off
 from dxray.orchestrator.attack.sharding import bounds
 from dxray.orchestrator.attack.shards import Job
@@ -44,13 +42,16 @@ from dxray.orchestrator.runs.working_copy import read_net
 from dxray.orchestrator.threads import torch_threads
 
 FORMAT = "dxray attack 6"
-CHECKED = 32  # images that the net is looked at with before the run
 PNG_LIMIT = 10_000  # a folder of more triples than that is slow for every tool; the parts hold them all the same
 
 
 @dataclass
 class AttackConfig:
-    """What decides the rows of a run; written to `attack.json` before the first shard starts, and kept on resume."""
+    """What decides the rows of a run; written to `attack.json` before the first shard starts, and kept on resume.
+
+    Attributes:
+        labels, label: as `list_inputs` takes them. classes: what numbers mean where labels are numbers, 0 the first.
+    """
 
     paths: list[str]
     model: str
@@ -63,6 +64,8 @@ class AttackConfig:
     raw: bool = False
     name: str | None = None
     defense: str = "none"
+    label: str | None = None
+    classes: list[str] | None = None
 
 
 def attack(
@@ -77,7 +80,6 @@ def attack(
     """Attack every input, a row each; returns the summary. Where `out` holds this very run, it goes on.
 
     Args:
-        config: its options come to hold every one of the attack, those that were left out by their defaults.
         workers: "ray", "local" (this process alone), or "auto": this process where there are few images, neither
             `address` nor `gpus_per_worker` is given, and Ray is not connected already. The rows are the same.
         address: of a running Ray cluster; without it a Ray of this machine's own is started where one is needed.
@@ -88,10 +90,13 @@ def attack(
         Interrupted: Ctrl-C; finished shards are kept.
     """
     compute = Compute(workers, address, gpus_per_worker)
+    config = replace(config, options=in_effect(config.attack, config.options))
     card_bytes, weights = _defended(config)
     net, card = restore(card_bytes, weights)
-    config.options = in_effect(config.attack, config.options)
     must_be_usable(config.attack, config.options, card, seed=config.seed, target=config.target, name=config.name)
+    labeller = labeller_of(card, config.labels, config.label, config.classes)
+    if config.target is not None:
+        config.target = class_named(config.target, card)
     config.paths = [absolute(path) for path in config.paths]
     out = writable_folder(out, "the attack's results")
     with _in(out, console):
@@ -101,14 +106,16 @@ def attack(
             console.say(f"'{out}' holds this run; it goes on")
             return _go_on(record, out, console, compute)
         passed_over: Counter[str] = Counter()
-        inputs = list_inputs(config.paths, classes=card.classes, labels=config.labels, passed_over=passed_over)
-        first = list(islice(inputs, 2 * CHECKED))
+        inputs = list_inputs(config.paths, classes=card.classes, labeller=labeller, passed_over=passed_over)
+        first = list(islice(inputs, 2))
         if config.name is not None and len(first) != 1:
-            raise UserError(f"--name names the files of a single face, but {len(first):,} were given; leave it out")
-        for finding in (findings := _findings(net, card, first)):
-            console.say(f"warning: the net may not be fit to be attacked: {finding}")
+            raise UserError("--name names the files of a single face, and several were given; leave it out")
+        sample = Sample(len(card.classes))
         with console.bar("listing", None, "images", brief=True) as bar:
-            listed = write_list(out, 0, bar.over(chain(first, inputs)))
+            listed = write_list(out, 0, sample.of(bar.over(chain(first, inputs))))
+        console.say(str(labeller))
+        for finding in (findings := net_checks.findings(net, card, sample, labeller.counted)):
+            console.say(f"warning: the net may not be fit to be attacked: {finding}")
         if config.png is None:
             config.png = isinstance(out, Path) and listed.inputs <= PNG_LIMIT
         write_bytes(out / "model" / payload_name(card_bytes), weights)
@@ -122,7 +129,8 @@ def attack(
             "versions": versions(),
             "inputs": listed.inputs,
             "passed_over": dict(passed_over.most_common()),
-            "lists": [asdict(listed) | {"first_part": 0, "workers": None, "most": None, "largest": None}],
+            "numbers": labeller.counted,
+            "lists": [_begun(listed, 0, labeller)],
         }
         write_json(out / CONFIG, record)
         return work_off(_job(record, out), record, card, console, compute)
@@ -179,8 +187,9 @@ def _go_on(
     if paths:
         _move(record, out, paths, card)
     config, lists = AttackConfig(**record["config"]), record["lists"]
+    labeller = labeller_of(card, config.labels, config.label, config.classes)
     passed_over: Counter[str] = Counter()
-    inputs = list_inputs(config.paths, classes=record["classes"], labels=config.labels, passed_over=passed_over)
+    inputs = list_inputs(config.paths, classes=card.classes, labeller=labeller, passed_over=passed_over)
     if update and config.name is not None:
         raise UserError(
             f"'{out}' is the run of a single face whose files are named '{config.name}', so that others would take "
@@ -197,7 +206,7 @@ def _go_on(
             first_part = lists[-1]["first_part"] + sum(1 for _ in bounds(lists[-1]))
             if record.pop("compacted", False):
                 lists[:] = [one | {"compacted": True} for one in lists]
-            lists.append(asdict(listed) | {"first_part": first_part, "workers": None, "most": None, "largest": None})
+            lists.append(_begun(listed, first_part, labeller))
             record["inputs"] += listed.inputs
             record.pop("counts", None)
             write_json(out / CONFIG, record)
@@ -256,14 +265,27 @@ def _defended(config: AttackConfig) -> tuple[bytes, bytes]:
         raise UserError(f"--defense {config.defense}: {wrong}") from None
 
 
-def _findings(net: torch.nn.Module, card: ModelCard, inputs: Sequence[Input]) -> list[Finding]:
-    """What the checks say of the net, on the first images of the run that can be read."""
-    found = zip(inputs, contents(inputs, card), strict=True)
-    seen = [(content.pixels, item.label) for item, content in found if content.pixels is not None][:CHECKED]
-    if not seen:
-        return []
-    labels = torch.tensor([-1 if label is None else label for _, label in seen])
-    return check(net, from_levels(torch.from_numpy(np.stack([pixels for pixels, _ in seen]))), labels)
+def labeller_of(card: ModelCard, labels: str, label: str | None, classes: Sequence[str] | None) -> Labeller:
+    """What gives inputs their labels, see `AttackConfig`.
+
+    Raises:
+        UserError: the names that numbers are to count are none of the net's.
+    """
+    names = card.numbers
+    if classes is not None:
+        try:
+            names = checked_classes(classes) or ()
+        except FacesError as wrong:
+            raise UserError(str(wrong)) from None
+        if all(class_of(name, card.classes) is None for name in names):
+            raise UserError(f"--classes {','.join(names)}: none is a class of the net, of {', '.join(card.classes)}")
+    return Labeller(card.classes, numbers=names, how=labels, column=label)
+
+
+def _begun(listed: Listed, first_part: int, labeller: Labeller) -> dict[str, Any]:
+    """What the record says of a list before any of it is attacked."""
+    how = {"first_part": first_part, "workers": None, "most": None, "largest": None}
+    return asdict(listed) | how | {"labels": str(labeller)}
 
 
 def _record(out: Place) -> dict[str, Any]:

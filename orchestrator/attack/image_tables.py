@@ -1,6 +1,6 @@
 """Images in the rows of a table: `parquet:FILE_OR_FOLDER` and `hf:NAME[:SPLIT]`, listed without them, read by row."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from dxray.models.data.images import one_line
+from dxray.models.data.labels import FEW, Labeller, Meaning, meaning_of, must_be_readable, no_column
 from dxray.models.data.reading import FacesError
 from dxray.models.data.table_images import SAMPLE, Form, cells_of, form_of
 from dxray.models.data.walk import is_hidden, walk
@@ -20,61 +21,107 @@ from dxray.orchestrator.runs.places import place
 from dxray.orchestrator.runs.rows import CONFIG, runs_below
 from dxray.orchestrator.runs.store import open_table
 
-_IMAGE, _NAME, _LABELS = "image", "name", ("gender", "label")
+_IMAGE, _NAME = "image", "name"
 _BATCH = 4096  # rows at a time
 
-Row = tuple[str, str, int, Any]  # name, table, number within the table, value of the column of labels
+# Name, table, number within the table, what the column of labels means (None: there is none), the value there.
+Row = tuple[str, str, int, Meaning | None, Any]
 
 
-def parquet_rows(place: str) -> Iterator[Row]:
+def parquet_rows(place: str, labeller: Labeller) -> Iterator[Row]:
     """The rows of a Parquet file, or of all below a folder that no run wrote.
 
     Their names are those of a column `name`, if they differ; else they are called by their file and their number in it,
     whatever files come to lie beside it.
 
     Raises:
-        UserError: there is no such file, it is no Parquet, or it has no column `image`.
+        UserError: there is no such file, it is no Parquet, it has no column `image`, or its labels cannot be read.
     """
     files = _parquet_files(place)
     called = _all_differ(files)
+    meanings = _meanings(files, labeller)
     for file in files:
         above = "" if file == place else f"{file[len(place.rstrip('/')) :].lstrip('/').removesuffix('.parquet')}/"
         with _open(file) as parquet:
             _form(file, parquet)  # or it is refused by each worker
-            columns = parquet.schema_arrow.names
-            label = next((name for name in _LABELS if name in columns), None)
+            label = labeller.column_of(parquet.schema_arrow.names)
+            meaning = meanings.get(label)
             wanted = [name for name in (_NAME if called else None, label) if name]
             row = 0
             for batch in parquet.iter_batches(batch_size=_BATCH, columns=wanted) if wanted else []:
                 names = batch.column(_NAME).cast(pa.string()).to_pylist() if called else None
                 said = batch.column(label).to_pylist() if label else None
                 for i in range(batch.num_rows):
-                    yield names[i] if names else above + _numbered(row), f"parquet:{file}", row, said and said[i]
+                    name = names[i] if names else above + _numbered(row)
+                    yield name, f"parquet:{file}", row, meaning, said and said[i]
                     row += 1
             if not wanted:
                 for row in range(parquet.metadata.num_rows):
-                    yield above + _numbered(row), f"parquet:{file}", row, None
+                    yield above + _numbered(row), f"parquet:{file}", row, None, None
 
 
-def hugging_face_rows(place: str) -> Iterator[Row]:
+def hugging_face_rows(place: str, labeller: Labeller) -> Iterator[Row]:
     """The rows of a Hugging Face data set, by split; class names where its labels have them.
 
     Raises:
-        UserError: it cannot be loaded, or has no column of images.
+        UserError: it cannot be loaded, has no column of images, or its labels cannot be read.
     """
     for split, part in _loaded(place)[0].items():
         _image_column(place, part)
-        label = next((name for name in _LABELS if name in part.features), None)
-        names = getattr(part.features.get(label), "names", None)
+        label = labeller.column_of(list(part.features))
+        if labeller.column and not label:
+            raise UserError(no_column(f"hf:{place}", list(part.features), labeller.column))
         table = f"hf:{place}" if split is None or place.endswith(f":{split}") else f"hf:{place}:{split}"
         values = part.select_columns([label]).with_format("arrow") if label else None
+        meaning = None
+        if values is not None:
+            assert label is not None
+            names = getattr(part.features[label], "names", None)
+            meaning = _meaning(f"hf:{place}", label, [values[:].column(0)], labeller, names)
         for start in range(0, len(part), _BATCH):
             said = values[start : start + _BATCH].column(0).to_pylist() if values else None
             for i in range(min(_BATCH, len(part) - start)):
-                value = said[i] if said else None
-                if names and value is not None:
-                    value = names[value] if 0 <= value < len(names) else None
-                yield _numbered(start + i, split or "row"), table, start + i, value
+                yield _numbered(start + i, split or "row"), table, start + i, meaning, said and said[i]
+
+
+def _meanings(files: Sequence[str], labeller: Labeller) -> dict[str | None, Meaning]:
+    """What the values of each column of labels mean, all files taken together."""
+    columns: dict[str, list[pa.ChunkedArray]] = {}
+    for file in files:
+        with _open(file) as parquet:
+            names = parquet.schema_arrow.names
+            label = labeller.column_of(names)
+            if labeller.column and not label:
+                raise UserError(no_column(f"parquet:{file}", names, labeller.column))
+            if label:
+                kind = parquet.schema_arrow.field(label).type
+                _readable(must_be_readable, f"parquet:{file}", label, kind)
+                columns.setdefault(label, []).append(parquet.read(columns=[label]).column(0).unique())
+    return {label: _meaning(f"parquet:{files[0]}", label, values, labeller) for label, values in columns.items()}
+
+
+def _meaning(
+    spec: str, label: str, values: Sequence[Any], labeller: Labeller, names: Sequence[str] | None = None
+) -> Meaning:
+    for column in values:
+        _readable(must_be_readable, spec, label, column.type)
+    different = dict.fromkeys(value for column in values for value in column.unique().to_pylist())
+    meaning: Meaning = _readable(meaning_of, spec, label, different, labeller.classes, labeller.numbers, names)
+    if labeller.column and meaning.unread and not any(one is not None for one in meaning.classes.values()):
+        unread = ", ".join(sorted(map(repr, meaning.unread))[:5])
+        raise UserError(
+            f"{spec} has {unread} in {meaning.said}: none of them means a class of the net, which has "
+            f"{', '.join(labeller.classes[:FEW])}; name another column by --label, or what numbers count by --classes"
+        )
+    return meaning
+
+
+def _readable(read: Callable[..., Any], *given: Any) -> Any:
+    """What `read` gives, its FacesError as a UserError."""
+    try:
+        return read(*given)
+    except FacesError as wrong:
+        raise UserError(str(wrong)) from None
 
 
 class Cells(NamedTuple):
@@ -105,8 +152,8 @@ def _parquet_cells(file: str, rows: Sequence[int]) -> Cells:
             at = start
             for batch in parquet.iter_batches(batch_size=256, row_groups=[group], columns=[_IMAGE]) if here else []:
                 inside = [row for row in here if at <= row < at + batch.num_rows]
-                taken = batch.column(0).take(pa.array([row - at for row in inside], pa.int64()))
-                found |= zip(inside, _cells(taken, form), strict=True)
+                taken = pa.array([row - at for row in inside], pa.int64())
+                found |= zip(inside, _cells(batch.column(0), form, taken), strict=True)
                 at += batch.num_rows
             start += size
     return Cells([found.get(row) for row in rows], form.side, place(file).parent)
@@ -116,14 +163,15 @@ def _hugging_face_cells(place: str, rows: Sequence[int]) -> Cells:
     parts, root = _loaded(place)
     (part,) = parts.values()
     column = part.select_columns([_image_column(place, part)]).with_format("arrow")
-    return Cells(_cells(column[list(rows)].column(0).combine_chunks(), Form()), 0, root)
+    return Cells(_cells(column[list(rows)].column(0).combine_chunks(), Form(), pa.array(range(len(rows)))), 0, root)
 
 
-def _cells(column: pa.Array, form: Form) -> list[bytes | str | None]:
+def _cells(column: pa.Array, form: Form, taken: pa.Array) -> list[bytes | str | None]:
     contents, paths = cells_of(column, form)
+    cells: list[bytes | str | None] = contents.take(taken).to_pylist()
     if paths is None:
-        return contents.to_pylist()
-    return [path if cell is None else cell for cell, path in zip(contents.to_pylist(), paths.to_pylist(), strict=True)]
+        return cells
+    return [path if cell is None else cell for cell, path in zip(cells, paths.take(taken).to_pylist(), strict=True)]
 
 
 def _form(file: str, parquet: pq.ParquetFile) -> Form:

@@ -20,15 +20,14 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.fs
 
-from dxray.models.data.class_names import class_index, label_of_utkface
-from dxray.models.data.images import BEGINNING, IMAGE_SUFFIXES, is_image_file, one_line, suffix_of
+from dxray.models.data.images import BEGINNING, IMAGE_SUFFIXES, is_image_by_name, looks_encoded, one_line, suffix_of
+from dxray.models.data.labels import HOW, Labeller
 from dxray.models.data.walk import Folder, is_hidden, is_image, is_run, walk
-from dxray.orchestrator.attack.image_tables import hugging_face_rows, parquet_rows
+from dxray.orchestrator.attack.image_tables import Row, hugging_face_rows, parquet_rows
 from dxray.orchestrator.errors import UserError
 from dxray.orchestrator.runs.buckets import open_uri
 from dxray.orchestrator.runs.rows import CONFIG, runs_below
 
-LABELS = ("auto", "utkface", "folder", "none")
 SIZE = 4096  # names at a time as Python objects, which take several times the room of Arrow's
 
 
@@ -54,6 +53,8 @@ def list_inputs(
     *,
     classes: Sequence[str],
     labels: str = "auto",
+    label: str | None = None,
+    labeller: Labeller | None = None,
     passed_over: Counter[str] | None = None,
 ) -> Iterator[Input]:
     """Every image of the places, without opening any but those whose names have no ending.
@@ -66,29 +67,40 @@ def list_inputs(
         classes: the net's classes; a face in a folder called like one of them has that label.
         labels: "utkface" (from the file name), "folder" (from the folder's name), "none", or "auto": the file name
             where it has the form of UTKFace's, else the folder's name where that is a class, else none; of a table
-            its column `gender` or `label`.
+            its column of labels, where it has one.
+        label: the column of labels; None: see `labels.label_column`.
+        labeller: gives the labels, in place of these three, and says at the end by what.
         passed_over: comes to count the other files in folders and buckets, by the endings of their names.
 
     Raises:
-        UserError: a place does not exist or cannot be listed, holds no image, or none was given; `labels` is unknown.
+        UserError: a place does not exist or cannot be listed, holds no image, or none was given; `labels` is unknown,
+            or a table has no such column, or none that can be read.
     """
-    if labels not in LABELS:
-        raise UserError(f"labels come from no '{labels}'; known are: {', '.join(LABELS)}")
+    labeller = labeller or Labeller(classes, how=labels, column=label)
+    if labeller.how not in HOW:
+        raise UserError(f"labels come from no '{labeller.how}'; known are: {', '.join(HOW)}")
     if not places:
         raise UserError("no image was given; name one or more files or folders")
     given = list(dict.fromkeys(map(absolute, places)))
+    if labeller.column and (labeller.how != "auto" or not any(_kind(place) in _TABLES for place in given)):
+        raise UserError(
+            f"--label {labeller.column} names a column of parquet: or hf:, and labels are not taken of these; leave it "
+            f"out, or --labels"
+        )
     files = [place for place in given if _kind(place) == "file"]
     prefixes = _prefixes([place for place in given if place not in files], alone=len(given) == 1)
     for place, prefix in prefixes.items():
         others: Counter[str] = Counter()
-        for name, path, row, triple, said in _some(place, _LISTERS[_kind(place)](place, prefix, others), others):
-            yield Input(name, path, row, triple, _label(name, path, row, said, classes, labels))
+        if rows := _TABLES.get(_kind(place)):
+            found = _table(prefix, rows(place.partition(":")[2], labeller), labeller)
+        else:
+            found = _labelled(_LISTERS[_kind(place)](place, prefix, others), labeller)
+        yield from _some(place, found, others)
         if passed_over is not None:
             passed_over += others
     often = Counter(Path(place).name for place in files)
     called = ((_text(Path(p).name if often[Path(p).name] == 1 else p), os.fsencode(p)) for p in files)
-    for name, path, row, triple, said in _distinct(called):
-        yield Input(name, path, row, triple, _label(name, path, row, said, classes, labels))
+    yield from _labelled(_distinct(called), labeller)
 
 
 def absolute(place: str | Path) -> str:
@@ -103,14 +115,13 @@ def absolute(place: str | Path) -> str:
     return str(Path(place).expanduser().absolute())
 
 
-# Name, path, row, triple, and what a table says of the label.
-_Found = tuple[str, bytes, int | None, str, Any]
+_Found = tuple[str, bytes, str]  # name, path, triple
 
 
 def _kind(place: str) -> str:
     if not place.startswith(os.sep):
         kind = place.partition(":")[0]
-        return kind if kind in _LISTERS else "uri"
+        return kind if kind in _LISTERS or kind in _TABLES else "uri"
     if Path(place).is_dir():
         return "folder"
     if os.path.lexists(place):
@@ -127,7 +138,7 @@ def _prefixes(places: Sequence[str], *, alone: bool) -> dict[str, str]:
     return {place: f"{_text(name if often[name] == 1 else place).strip('/')}/" for place, name in called.items()}
 
 
-def _some(place: str, found: Iterator[_Found], others: Counter[str]) -> Iterator[_Found]:
+def _some(place: str, found: Iterator[Input], others: Counter[str]) -> Iterator[Input]:
     """The same; UserError where there is nothing."""
     first = next(found, None)
     if first is None:
@@ -167,15 +178,11 @@ def _images_of_folders(root: Path, prefix: str, others: Counter[str]) -> Iterato
 def _images_of(folder: Folder, above: str, others: Counter[str]) -> Iterator[tuple[str, bytes]]:
     for entry, is_folder in folder.entries:
         # A folder called like an image is a row too, which says that it is none.
-        if is_hidden(entry.name) or not (is_image(entry) if not is_folder else _ends_like_an_image(entry.name)):
-            if not is_folder:
-                others[_counted_as(entry.name)] += 1
-        else:
+        taken = is_image_by_name(entry.name) if is_folder else is_image(entry)
+        if taken and not is_hidden(entry.name):
             yield f"{above}{_text(entry.name)}", os.fsencode(entry.path)
-
-
-def _ends_like_an_image(name: str) -> bool:
-    return suffix_of(name).lower() in IMAGE_SUFFIXES
+        elif not is_folder:
+            others[_counted_as(entry.name)] += 1
 
 
 def _counted_as(name: str) -> str:
@@ -188,8 +195,7 @@ def _pattern(place: str, prefix: str, others: Counter[str]) -> Iterator[_Found]:
     spelled = len([*takewhile(lambda part: part != "**", Path(place).parts)])  # levels; those below may be any
 
     def matches() -> Iterator[tuple[str, bytes]]:
-        for match in glob.iglob(place, recursive=True):  # noqa: PTH207  # Path.glob holds all of them
-            path = Path(match)
+        for path in _matches(Path(place)):
             name = f"{prefix}{_text(path.relative_to(root))}"
             if any(map(is_run, (path, *path.parents[: max(0, len(path.parts) - spelled - 1)]))):
                 continue
@@ -199,6 +205,17 @@ def _pattern(place: str, prefix: str, others: Counter[str]) -> Iterator[_Found]:
                 yield name, os.fsencode(path)
 
     return _distinct(matches())
+
+
+def _matches(pattern: Path) -> Iterator[Path]:
+    """As `glob` finds them, but that `**` stands for what `walk` enters: where links lead back, `glob` finds no end."""
+    if "**" not in pattern.parts:
+        yield from map(Path, glob.iglob(str(pattern)))  # noqa: PTH207  # Path.glob holds all of them
+        return
+    at = pattern.parts.index("**")
+    for top in _matches(Path(*pattern.parts[:at])):
+        for folder in walk(top) if top.is_dir() else ():
+            yield from _matches(Path(glob.escape(str(folder.path)), *pattern.parts[at + 1 :]))
 
 
 def _root(pattern: str) -> Path:
@@ -254,10 +271,10 @@ def _images_of_bucket(
     """Those of the paths in a bucket, each with what it is called `below` the place; `above` makes it a URI."""
     unsure = [path for path in below if not suffix_of(path)]
     with ThreadPoolExecutor(32) as pool:  # each look into a file is a request
-        begins = dict(zip(unsure, pool.map(beginning, unsure), strict=True))
+        looks = dict(zip(unsure, map(looks_encoded, pool.map(beginning, unsure)), strict=True))
     for path, name in below.items():
         hidden = any(map(is_hidden, name.split("/")))
-        if not hidden and is_image_file(path, partial(begins.__getitem__, path)):
+        if not hidden and looks.get(path, is_image_by_name(path)):
             yield f"{prefix}{name}", f"{above}{path}".encode()
         else:
             others["hidden" if hidden else _counted_as(name.rpartition("/")[2])] += 1
@@ -271,30 +288,32 @@ def _beginning(system: Any, path: str) -> bytes:
         return b""  # as a file that may not be read
 
 
-def _parquet(place: str, prefix: str, others: Counter[str]) -> Iterator[_Found]:
-    return _table(prefix, parquet_rows(place.partition(":")[2]))
-
-
-def _hugging_face(place: str, prefix: str, others: Counter[str]) -> Iterator[_Found]:
-    return _table(prefix, hugging_face_rows(place.partition(":")[2]))
-
-
-def _table(prefix: str, rows: Iterator[tuple[str, str, int, Any]]) -> Iterator[_Found]:
-    for name, table, row, said in rows:
-        # Names of a table are not sorted, so that none can be told apart from its neighbours.
-        safe = _triple(name)
-        triple = safe if safe == name else told_apart(safe, name)
-        yield f"{prefix}{name}", table.encode(), row, f"{prefix}{triple}", said
-
-
 _LISTERS: dict[str, Callable[[str, str, Counter[str]], Iterator[_Found]]] = {
     "folder": _folder,
     "pattern": _pattern,
     "list": _list,
     "uri": _uri,
-    "parquet": _parquet,
-    "hf": _hugging_face,
 }
+_TABLES: dict[str, Callable[[str, Labeller], Iterator[Row]]] = {"parquet": parquet_rows, "hf": hugging_face_rows}
+
+
+def _table(prefix: str, rows: Iterator[Row], labeller: Labeller) -> Iterator[Input]:
+    for name, table, row, meaning, value in rows:
+        # Names of a table are not sorted, so that none can be told apart from its neighbours.
+        safe = _triple(name)
+        triple = safe if safe == name else told_apart(safe, name)
+        label = _by_name(name, labeller) if meaning is None else labeller.by_column(meaning, value)
+        yield Input(f"{prefix}{name}", table.encode(), row, f"{prefix}{triple}", label)
+
+
+def _labelled(found: Iterator[_Found], labeller: Labeller) -> Iterator[Input]:
+    for name, path, triple in found:
+        yield Input(name, path, None, triple, _by_name(os.fsdecode(path), labeller))
+
+
+def _by_name(path: str, labeller: Labeller) -> int | None:
+    above, _, file = path.rpartition("/")
+    return labeller.by_name(above.rpartition("/")[2], file)
 
 
 def _distinct(found: Iterable[tuple[str, bytes]]) -> Iterator[_Found]:
@@ -314,7 +333,7 @@ def _distinct(found: Iterable[tuple[str, bytes]]) -> Iterator[_Found]:
     for (name, path, triple), (_, _, after) in pairwise(chain(rows(), [end])):
         assert name is not None
         assert triple is not None
-        yield name, path, None, triple if triple not in (before, after) else told_apart(triple, name), None
+        yield name, path, triple if triple not in (before, after) else told_apart(triple, name)
         before = triple
 
 
@@ -343,17 +362,3 @@ def told_apart(triple: str, name: str) -> str:
 def _text(path: str | Path) -> str:
     """Bytes that are no UTF-8 become backslash escapes: Arrow strings are UTF-8."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
-
-
-def _label(name: str, path: bytes, row: int | None, said: Any, classes: Sequence[str], labels: str) -> int | None:
-    label = None
-    above, _, file = (name if row is not None else os.fsdecode(path)).rpartition("/")
-    folder = above.rpartition("/")[2]
-    if said is not None and labels == "auto":
-        label = class_index(str(said), tuple(classes))
-    if label is None and labels in ("auto", "utkface"):
-        label = label_of_utkface(file)
-    if label is None and labels in ("auto", "folder"):
-        # A folder called "0" or "1" is more often a batch than a class.
-        label = None if folder.isdigit() else class_index(folder, tuple(classes))
-    return label if label is not None and label < len(classes) else None

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from dxray.attacks import find
+from dxray.models.data.labels import class_of
 from dxray.models.victims.checkpoint import ModelCard
 from dxray.orchestrator.errors import UserError
 
@@ -40,8 +41,8 @@ def must_be_usable(
     attack: str, options: dict[str, Any], card: ModelCard, *, seed: int, target: str | None, name: str | None
 ) -> None:
     """UserError where the attack cannot be called so, on this net: said before any work, not by each worker."""
-    if target is not None and target not in card.classes:
-        raise UserError(f"the net knows no class '{target}'; its classes are: {', '.join(card.classes)}")
+    if target is not None:
+        class_named(target, card)
     if name is not None and (Path(name).name != name or not name.isprintable()):
         raise UserError(f"--name '{name}' is no plain name; give one without slashes, such as curie_marie")
     # A net of one layer that answers 0 to all, and so is wrong already: nothing but the options is looked at.
@@ -53,3 +54,11 @@ def must_be_usable(
         find(attack)(net, image, torch.tensor([1]), seed=seed, **options)
     except ValueError as wrong:
         raise UserError(f"the attack '{attack}' cannot be run so: {wrong}") from None
+
+
+def class_named(word: str, card: ModelCard) -> str:
+    """The class of the net that a word means; UserError where it means none."""
+    found = class_of(word, card.classes)
+    if found is None:
+        raise UserError(f"the net knows no class '{word}'; its classes are: {', '.join(card.classes)}")
+    return card.classes[found]

@@ -6,6 +6,7 @@ from collections import Counter
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
+from dxray.models.data.agreement import swapped
 from dxray.models.victims.checkpoint import ModelCard
 from dxray.orchestrator.attack.in_process import MARK, Compute, InProcess
 from dxray.orchestrator.attack.sharding import FIRST, Sharding, finished, most_at_once
@@ -15,7 +16,7 @@ from dxray.orchestrator.errors import Interrupted, UserError
 from dxray.orchestrator.runs.buckets import Place, files
 from dxray.orchestrator.runs.rows import CONFIG
 from dxray.orchestrator.runs.store import read_rows, read_table, remove_folder, write_json
-from dxray.orchestrator.runs.summary import STATUSES, summarise
+from dxray.orchestrator.runs.summary import STATUSES, answers_by_label, summarise
 from dxray.orchestrator.runs.working_copy import read_net
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def work_off(job: Job, record: dict[str, Any], card: ModelCard, console: Console
                     seconds = time.perf_counter() - started
                     bar.advance(rows.total(), f"{counts.total() / seconds:.0f} images/s, {_counted(counts)}")
         except KeyboardInterrupt:
-            kept = record["inputs"] - left + counts.total()
+            kept = record["inputs"] - _images_left(out, lists)  # with parts that were written as Ctrl-C came
             raise Interrupted(
                 f"stopped by Ctrl-C; {kept:,} of {record['inputs']:,} images are finished and kept; "
                 f"go on with: {to_resume(out)}"
@@ -78,7 +79,10 @@ def work_off(job: Job, record: dict[str, Any], card: ModelCard, console: Console
     remove_folder(out / "pieces")
     summary = whole_summary(record, out)
     write_json(out / CONFIG, record | {"counts": summary["counts"]})
+    if wrong := swapped(answers_by_label(out, len(card.classes)), card.classes, record.get("numbers", ())):
+        console.say(f"warning: {wrong[0]}; {wrong[1]}")
     return summary | {
+        "labels_swapped": wrong and wrong[0],
         "out": str(out),
         "seconds": seconds,
         "images_per_second": left / seconds if left else None,

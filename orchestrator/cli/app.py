@@ -111,10 +111,11 @@ def guarded(run: Callable[[], int]) -> int:
     try:
         with _ctrl_c():
             return run()
-    except Interrupted as stopped:
-        return _fail(str(stopped), 130)
-    except KeyboardInterrupt:
-        return _fail("stopped by Ctrl-C", 130)
+    except (Interrupted, KeyboardInterrupt) as stopped:
+        # Where Ctrl-C came while a string was executed (a dataclass is made so), CPython remembers it, though it was
+        # caught, and would end `python -m` by SIGINT instead of our code; the next string makes it forget.
+        exec("")
+        return _fail(str(stopped) or "stopped by Ctrl-C", 130)
     except BrokenPipeError:  # the reader of our output has gone: `dxray ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

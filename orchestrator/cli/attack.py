@@ -16,7 +16,9 @@ from dxray.orchestrator.cli.options import (
     WAYS,
     Address,
     Budget,
+    Classes,
     Json,
+    Label,
     Net,
     PathText,
     Place,
@@ -68,6 +70,8 @@ def attack(
     model: Net | None = None,
     defense: Annotated[str, Parameter(group=NET, metavar="NAME[:X=VALUE,...]")] = "none",
     labels: Annotated[Literal["auto", "utkface", "folder", "none"], Parameter(group=DATA)] = "auto",
+    label: Label = None,
+    classes: Classes = None,
     attack: Annotated[
         str,
         Parameter(
@@ -107,7 +111,7 @@ def attack(
         defense: put the net behind it first: jumprelu:kappa=0.1, bit_depth:bits=3 or jpeg:quality=50
         labels: where true classes come from
         target: the class to reach
-        workers: local: in this process; ray: in Ray's workers; auto: as is faster for so many images
+        workers: local: in this process; ray: by Ray's workers; auto: in this process where images are few
         gpus_per_worker: share of a GPU for each
         png: write the PNG triples
         raw: also write .raw files: bare bytes, row by row
@@ -122,9 +126,7 @@ def attack(
     from dxray.orchestrator.reports.attack_report import show_attack
 
     console = Console(as_json=json)
-    how: dict[str, Any] = {"address": address, "gpus_per_worker": gpus_per_worker}
-    if workers != "auto":
-        how["workers"] = workers
+    how: dict[str, Any] = {"address": address, "gpus_per_worker": gpus_per_worker, "workers": workers}
     if run := resume or update:
         result = runs.resume(run, console, update=update is not None, paths=paths, **how)
     else:
@@ -134,6 +136,8 @@ def attack(
             paths=list(paths),
             model=model,
             labels=labels,
+            label=label,
+            classes=classes.split(",") if classes else None,
             attack=attack,
             options=given(options),
             target=target,

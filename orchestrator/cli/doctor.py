@@ -4,7 +4,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from dxray.orchestrator.cli.options import DATA, Folder, Json, Label, Seed, Whole
+from dxray.orchestrator.cli.options import DATA, Classes, Folder, Json, Label, Seed, Whole
 
 
 def doctor(
@@ -14,6 +14,7 @@ def doctor(
     trial: Annotated[Whole | None, Parameter(metavar="N")] = None,
     data: Annotated[str | None, Parameter(group=DATA, metavar="SOURCE", show_default="those of the training")] = None,
     label: Label = None,
+    classes: Classes = None,
     quick: bool = False,
     out: Annotated[Folder | None, Parameter(show_default="doctor/ in that folder")] = None,
     seed: Seed = 0,
@@ -39,7 +40,17 @@ def doctor(
 
     console = Console(as_json=json)
     torch.set_num_threads(1)  # for few images at a time: several threads would mostly wait for each other
-    result = report.doctor(path, console, trial=trial, data=data, label=label, seed=seed, quick=quick, out=out)
+    result = report.doctor(
+        path,
+        console,
+        trial=trial,
+        data=data,
+        label=label,
+        classes=classes.split(",") if classes else None,
+        seed=seed,
+        quick=quick,
+        out=out,
+    )
     report.show(result, console)
     console.result(result)
     return 1 if result["faults"] else 0

@@ -5,6 +5,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from dxray.orchestrator.cli.options import Json, Place, Where
+from dxray.orchestrator.errors import UserError
 
 
 def export(
@@ -33,3 +34,8 @@ def export(
         f"{result['kept']:,} were there already"
     )
     console.result(result)
+    if result["unwritten"]:
+        raise UserError(
+            f"{result['unwritten']:,} files could not be written, such as {result['reason']}; export to a disk that "
+            f"takes such names with --out, or read these images from the run's Parquet files"
+        )

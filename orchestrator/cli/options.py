@@ -1,7 +1,7 @@
 """What the options of several verbs share: their panels in `--help`, their types, and which cannot go together."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -73,6 +73,15 @@ Source = Annotated[str, Parameter(group=DATA, metavar="SOURCE")]
 Label = Annotated[
     str | None, Parameter(group=DATA, metavar="COLUMN", help="the column that holds the labels (parquet:, hf:)")
 ]
+Classes = Annotated[
+    str | None,
+    Parameter(
+        group=DATA,
+        metavar="NAME,NAME",
+        show_default="the net's, if dxray trained it",
+        help="what 0, 1, ... mean where labels are numbers",
+    ),
+]
 Net = Annotated[
     PathText,
     Parameter(
@@ -113,7 +122,8 @@ def _names(options: Mapping[str, Any]) -> Iterator[str]:
     for name, value in options.items():
         if isinstance(value, dict):
             yield from value
-        elif is_dataclass(value):
+        elif is_dataclass(value) and all(field.default is not MISSING for field in fields(value)):
+            # A group of options; a place in a bucket is a dataclass too, and is one option.
             yield from (field.name for field in fields(value) if getattr(value, field.name) != field.default)
         else:
             yield name

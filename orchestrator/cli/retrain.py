@@ -18,6 +18,7 @@ from dxray.orchestrator.cli.options import (
     WAYS,
     Address,
     Budget,
+    Classes,
     Json,
     Label,
     PathText,
@@ -117,6 +118,7 @@ def retrain(
     *,
     data: Annotated[Source | None, Parameter(show_default="synthetic")] = None,
     label: Label = None,
+    classes: Classes = None,
     model: Annotated[PathText | None, Parameter(group=NET, metavar="NET")] = None,
     training: Training = Training(),
     rules: StopRules = StopRules(),
@@ -175,7 +177,9 @@ def retrain(
         elif resume:
             result = runs.resume(resume, console, data=data, address=address)
         else:
-            config = _config(data or "synthetic", label, model, training, rules, max_clean_drop, label_by, seed)
+            config = _config(
+                data or "synthetic", label, classes, model, training, rules, max_clean_drop, label_by, seed
+            )
             result = runs.retrain(config, out, console, address=address)
         show_rounds(result, console)
         console.result(result)
@@ -197,6 +201,7 @@ def _schedule(times: Times) -> "Schedule | None":
 def _config(
     data: str,
     label: str | None,
+    classes: str | None,
     model: str | None,
     training: Training,
     rules: StopRules,
@@ -221,6 +226,7 @@ def _config(
         data=data,
         model=model,
         label=label,
+        classes=classes.split(",") if classes else None,
         data_seed=seed,
         max_clean_drop=max_clean_drop,
         label_by=label_by,

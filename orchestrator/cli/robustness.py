@@ -10,6 +10,7 @@ from dxray.orchestrator.cli.options import (
     NET,
     ONCE,
     Budget,
+    Classes,
     Folder,
     Json,
     Label,
@@ -25,6 +26,7 @@ def robustness(
     *models: Annotated[Net, Parameter(required=True)],
     data: Source,
     label: Label = None,
+    classes: Classes = None,
     defense: Annotated[list[str] | None, ONCE, Parameter(group=NET, metavar="NAME[:X=VALUE,...]")] = None,
     surrogate: Annotated[
         PathText | None, Parameter(group=NET, metavar="NET", show_default="the first other of MODELS")
@@ -66,6 +68,7 @@ def robustness(
         models=list(models),
         data=data,
         label=label,
+        classes=classes.split(",") if classes else None,
         data_seed=seed,
         defenses=defense,
         surrogate=surrogate,

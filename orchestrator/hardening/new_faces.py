@@ -11,17 +11,20 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from torch import nn
 
+from dxray.models.data.agreement import counted, swapped
 from dxray.models.data.faces import SPLITS, Faces, read
 from dxray.models.data.images import decode, encode_png
-from dxray.models.training.train import logits_of
 from dxray.models.victims.checkpoint import ModelCard
+from dxray.models.victims.predict import answers_of
 from dxray.orchestrator.errors import UserError
 from dxray.orchestrator.runs.buckets import Place, files
 from dxray.orchestrator.runs.store import column, read_table, write_table
 from dxray.orchestrator.runs.working_copy import load_net
 
 HELD_OUT = "held_out"
+CHECKED = 500  # labelled faces that the net's answers are held against
 
 FACES = pa.schema(
     [
@@ -64,7 +67,7 @@ def take_in(
     run: Place,
     generation: int,
     source: dict[str, Any],
-    card: ModelCard,
+    net: tuple[nn.Module, ModelCard],
     *,
     label_by: str | None,
     held_out: int,
@@ -74,6 +77,7 @@ def take_in(
 
     Args:
         source: the arguments of `faces.read`, without size and channels.
+        net: the one that is retrained, which the labels are held against, and its card.
         label_by: a net that labels faces which came without; None: these are left where they are. They are trained on
             only: a net is not measured by what another net believes.
         on_share: as `faces.read` takes it.
@@ -81,7 +85,8 @@ def take_in(
 
     Returns:
         How many are new: `train`, `validation`, `test`, and of these `labelled_by_net`; `unlabelled`, which were left;
-        `unreadable`; `missing`, the classes that no new face has. A generation without new faces writes nothing.
+        `unreadable`; `missing`, the classes that no new face has; `labels`, how these were understood, and `swapped`, a
+        sentence where they are surely not what the net's answers mean. A generation without new faces writes nothing.
 
     Raises:
         FacesError: the source has vanished or cannot be read; at the first generation also: it has no faces of a class.
@@ -91,6 +96,7 @@ def take_in(
     for table in files(run / "faces", f"*/{generation:04d}.parquet"):  # of a generation that was killed before it began
         table.unlink()
     known = _names(run)
+    judged, card = net
     faces = read(
         **source,
         size=card.size,
@@ -105,10 +111,13 @@ def take_in(
     labels, splits = faces.labels.copy(), faces.splits.copy()
     by: list[str | None] = [None] * len(faces)
     without = labels < 0
+    few = np.flatnonzero(~without)
+    few = few[shuffled(few)[:CHECKED]]
+    table = counted(labels[few], answers_of(judged, faces.images[few]), len(card.classes))
     if label_by and without.any():
-        net, judge = load_net(label_by)
+        labelling, judge = load_net(label_by)
         _must_agree(judge, card, label_by)
-        labels[without] = logits_of(net, faces.images[without]).argmax(1).numpy()
+        labels[without] = answers_of(labelling, faces.images[without])
         by, splits[without] = [judge.sha256 if one else None for one in without], "train"
     taken = {split: np.flatnonzero((labels >= 0) & (splits == split)) for split in SPLITS}
     new: dict[str, Any] = {split: len(rows) for split, rows in taken.items()}
@@ -117,6 +126,8 @@ def take_in(
     new["unreadable"] = len([name for name, _ in faces.skipped if name not in known])
     counts = Counter(labels[labels >= 0].tolist())
     new["missing"] = [name for i, name in enumerate(card.classes) if not counts[i]]
+    new["labels"], wrong = faces.labelled_by, swapped(table, card.classes, faces.numbers)
+    new["swapped"] = "; ".join(wrong) if wrong else None
     if not any(new[split] for split in SPLITS):
         return new
     if not generation and not all(new[split] for split in SPLITS):
@@ -136,7 +147,7 @@ def held_out_table(run: Place, generation: int) -> Place:
     return run / "faces" / HELD_OUT / f"{generation:04d}.parquet"
 
 
-def shuffled(faces: Held) -> np.ndarray:
+def shuffled(faces: Held | np.ndarray) -> np.ndarray:
     """The numbers of the faces in an order of their own, the same each time."""
     return np.random.default_rng(0).permutation(len(faces))
 

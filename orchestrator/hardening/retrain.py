@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from torch import nn
+
 from dxray.defenses import defended
 from dxray.defenses.adversarial_training import METHODS
 from dxray.models.data.faces import FacesError
@@ -70,6 +72,7 @@ class RetrainConfig:
         held_out: validation faces that each net is judged on.
         max_clean_drop: a net that costs that much clean accuracy is not put in use.
         label_by: a net that labels new faces which have no label.
+        classes: what numbers mean where labels are numbers, 0 the first; None: the net's classes.
         threads: of each training; None: the CPUs of the largest node, recorded for good when the run is begun.
     """
 
@@ -93,6 +96,7 @@ class RetrainConfig:
     threads: int | None = None
     attack_faces: int | None = None
     rules: Rules = field(default_factory=Rules)
+    classes: list[str] | None = None
 
     def __post_init__(self) -> None:
         self.data = absolute_source(self.data)  # an update may come from another folder
@@ -116,7 +120,7 @@ def retrain(config: RetrainConfig, out: Place, console: Console, *, address: str
         if getattr(config, name) is None:
             setattr(config, name, usual)
     with on_disk(place(config.model)) as net:
-        _, card = load(net, defend=defended)
+        victim, card = load(net, defend=defended)
         card_bytes, weights = read(net)
     out = writable_folder(out, "the retraining's results")
     with locked(out, say=console.say), _stops(out):
@@ -127,7 +131,7 @@ def retrain(config: RetrainConfig, out: Place, console: Console, *, address: str
         else:
             with joined(out, address):
                 config.threads = config.threads or largest_node()
-            new = _take_in(config, out, 0, card, console)
+            new = _take_in(config, out, 0, (victim, card), console)
             for name, content in ((WEIGHTS, weights), (CARD, card_bytes)):
                 write_bytes(net_of_round(out, 0) / name, content)
             promotion.use(out, 0)
@@ -189,8 +193,7 @@ def update(
         config = replace(config, label_by=label_by or config.label_by)
         generation = len(record["generations"])
         current = promotion.in_use(out)
-        _, card = load_net(net_of_round(out, current))
-        new = _take_in(config, out, generation, card, console)
+        new = _take_in(config, out, generation, load_net(net_of_round(out, current)), console)
         count = new["train"] + new["validation"] + new["test"]
         if not count:
             console.say(f"nothing is new in '{config.data}': round {current} stays in use")
@@ -333,15 +336,17 @@ def _move(record: dict[str, Any], out: Place, data: str | None, console: Console
 
 def _source(config: RetrainConfig) -> dict[str, Any]:
     """The arguments of `faces.read`, without what follows from the net."""
-    return {"spec": config.data, "seed": config.data_seed, "label": config.label}
+    return {"spec": config.data, "seed": config.data_seed, "label": config.label, "numbers": config.classes}
 
 
-def _take_in(config: RetrainConfig, out: Place, generation: int, card: ModelCard, console: Console) -> dict[str, Any]:
+def _take_in(
+    config: RetrainConfig, out: Place, generation: int, net: tuple[nn.Module, ModelCard], console: Console
+) -> dict[str, Any]:
     source = _source(config)
     try:
         with console.share(f"reading {config.data}") as on_share:
             new = take_in(
-                out, generation, source, card, label_by=config.label_by, held_out=config.held_out, on_share=on_share
+                out, generation, source, net, label_by=config.label_by, held_out=config.held_out, on_share=on_share
             )
     except FacesError as wrong:
         if not generation:
@@ -352,6 +357,9 @@ def _take_in(config: RetrainConfig, out: Place, generation: int, card: ModelCard
             f"faces: {new['train']:,} for training, {new['validation']:,} for validation, {new['test']:,} for the test "
             f"are new" + (f"; {new['labelled_by_net']:,} labelled by a net" if new["labelled_by_net"] else "")
         )
+        console.say(new["labels"])
+        if new["swapped"]:
+            console.say(f"warning: {new['swapped']}")
         if new["missing"]:
             console.say(f"warning: no new face is {' or '.join(new['missing'])}; those of before stay in the training")
     if new["unlabelled"]:

@@ -12,10 +12,11 @@ from torch import nn
 
 from dxray.defenses.victim import load_victim
 from dxray.models.data.faces import SPLITS, Faces, read
-from dxray.models.doctor.data_checks import suspects
+from dxray.models.data.labels import nameless
 from dxray.models.doctor.diagnosis import CHECKS, Diagnosis, diagnose
 from dxray.models.doctor.evidence import Evidence, Split, examine
 from dxray.models.doctor.finding import FAULT
+from dxray.models.doctor.label_checks import contradictions, suspects
 from dxray.models.doctor.lr_range_test import MOST_STEPS, range_test
 from dxray.models.nets import MODELS
 from dxray.models.training.train import device_of_choice, fit
@@ -59,6 +60,7 @@ def doctor(
     trial: int | None = None,
     data: str | None = None,
     label: str | None = None,
+    classes: Sequence[str] | None = None,
     seed: int = 0,
     quick: bool = False,
     out: Path | None = None,
@@ -69,6 +71,7 @@ def doctor(
         path: the folder of a sweep or of a net, or any file that `victims.victim` reads.
         trial: of the sweep, that one alone.
         data, label, seed: as `faces.read` takes them; without `data`, what the sweep or the net was trained on.
+        classes: what numbers mean where labels are numbers, 0 the first; None: the net's classes, if dxray trained it.
         quick: leave out the range test of the learning rate, which takes most of the time.
         out: folder for the results; None: `doctor/` in the folder of the sweep or the net.
 
@@ -80,7 +83,7 @@ def doctor(
     if trial is not None and not whole:
         raise UserError(f"--trial chooses among the nets of a sweep, and '{path}' holds no {CONFIG}; leave it out")
     single = None if whole else _single(path)
-    faces = _faces(path, single, data, label, seed, console)
+    faces, others = _faces(path, single, data, label, classes, seed, console)
     console.say(faces.summary())
     out = writable_folder(out or (path if path.is_dir() else path.parent) / "doctor", "the doctor's report")
     todo: Sequence[Training | int] = [single] if single else []
@@ -93,7 +96,7 @@ def doctor(
     with console.bar("doctor", len(todo), "nets") as bar:
         for number, one in enumerate(todo):
             training = one if isinstance(one, Training) else _trial(path, one, faces)
-            evidence = _evidence(training, faces, quick, bar.part(number, training.name))
+            evidence = _evidence(training, faces, others, quick, bar.part(number, training.name))
             examined.append(_record(training, evidence, diagnose(evidence)))
             _draw(training, evidence, out, several=len(todo) > 1)
             bar.at(number + 1, training.name)
@@ -188,23 +191,29 @@ def _trial(path: Path, index: int, faces: Faces) -> Training:
 
 
 def _faces(
-    path: Path, single: Training | None, data: str | None, label: str | None, seed: int, console: Console
-) -> Faces:
-    """The faces to examine with: of another source if one is given, else those of the training, and no others."""
+    path: Path,
+    single: Training | None,
+    data: str | None,
+    label: str | None,
+    classes: Sequence[str] | None,
+    seed: int,
+    console: Console,
+) -> tuple[Faces, bool | None]:
+    """The faces to examine with, of the training or of another source; whether they are others, None: not known."""
     sweep = next((folder for folder in (path, *path.parents[:2]) if (folder / CONFIG).is_file()), None)
-    asked: dict[str, Any] = {"label": label, "seed": seed}
-    trained_on = None
-    if single is not None:
-        card = single.card
-        asked |= {"channels": card.channels, "size": tuple(card.size)}
-        if card.net in MODELS and card.classes != ("male", "female"):
-            asked["classes"] = list(card.classes)
-        trained_on = (card.trained.get("data"), card.trained.get("data_sha256"))
+    asked: dict[str, Any] = {"label": label, "seed": seed, "numbers": classes}
+    trained_on: tuple[Any, Any] | None = None
     if sweep is not None:
         config, record = recorded(sweep)
         asked |= {"size": config.size, "classes": config.classes or None, "seed": config.data_seed}
-        asked["label"] = label or config.label
+        asked["label"] = label or (config.label if data is None else None)
         trained_on = (config.data, record["data_sha256"])
+    if single is not None:
+        card = single.card
+        asked |= {"channels": card.channels, "size": tuple(card.size)}
+        if data is not None and not nameless(card.classes):  # those of the training are its classes, and in its order
+            asked |= {"classes": list(card.classes), "numbers": classes or card.numbers}
+        trained_on = trained_on or (card.trained.get("data"), card.trained.get("data_sha256"))
     source = data or (trained_on[0] if trained_on else None)
     if not source:
         raise UserError(
@@ -220,12 +229,18 @@ def _faces(
         raise UserError(
             f"'{source}' has {len(faces.classes)} classes, the net {len(single.card.classes)}; give --data with as many"
         )
-    return faces
+    return faces, trained_on[1] != faces.sha256() if trained_on and trained_on[1] else None
 
 
-def _evidence(training: Training, faces: Faces, quick: bool, on_share: Callable[[float], None]) -> Evidence:
+def _evidence(
+    training: Training, faces: Faces, others: bool | None, quick: bool, on_share: Callable[[float], None]
+) -> Evidence:
+    """What is known of a training; of other faces than it had, none is compared with its history."""
     trial = training.trial
-    splits = _splits(faces, trial)
+    splits = _all_as_test(faces) if others else _splits(faces, trial)
+    history: Sequence[Mapping[str, Any]] = training.result.get("epochs", ())
+    if others:
+        history = [{name: row.get(name) for name in ("epoch", "layers")} for row in history]
     absent: dict[str, str] = {}
     known: dict[str, Any] = {"splits": splits}
     if training.net is None:
@@ -236,15 +251,18 @@ def _evidence(training: Training, faces: Faces, quick: bool, on_share: Callable[
         absent |= known.pop("absent")
     if trial is None:
         absent["lr"] = "how the net was trained is not known"
-    if quick or training.card.net not in MODELS or training.card.defence:
-        absent["rates"] = "left out by --quick" if quick else "a net of this kind cannot be trained anew"
+    if others or quick or training.card.net not in MODELS or training.card.defence:
+        why = "left out by --quick" if quick else "a net of this kind cannot be trained anew"
+        absent["rates"] = "these are other faces than those of the training" if others else why
     else:
         known["rates"] = _rates(training, splits["train"], lambda share: on_share(1 - RATES + share * RATES))
     return Evidence(
         classes=tuple(faces.classes),
-        history=training.result.get("epochs", ()),
+        history=history,
         diverged=training.result["reason"] if _diverged(training.result) else None,
         lr=None if trial is None else trial["lr"],
+        strange=others is not False,
+        numbers=faces.numbers,
         absent=absent,
         **known,
     )
@@ -258,6 +276,12 @@ def _rates(training: Training, train: Split, on_share: Callable[[float], None]) 
     asked = {name: training.trial[name] for name in ("optimizer", "weight_decay")} if training.trial else {}
     steps = count(1)
     return range_test(net, train.images, train.labels, on_step=lambda: on_share(next(steps) / MOST_STEPS), **asked)
+
+
+def _all_as_test(faces: Faces) -> dict[str, Split]:
+    """Faces of which a net has learnt none."""
+    rows = np.random.default_rng(0).permutation(len(faces))
+    return {"test": Split(faces.images[rows], faces.labels[rows], faces.names[rows])}
 
 
 def _splits(faces: Faces, trial: Mapping[str, Any] | None) -> dict[str, Split]:
@@ -285,6 +309,7 @@ def _record(training: Training, evidence: Evidence, diagnosis: Diagnosis) -> dic
         "learning_rate": {"used": evidence.lr, "lower": rates and rates.lower, "upper": rates and rates.upper},
         "layers": [{name: _finite(value) for name, value in row.items()} for row in evidence.layers],
         "suspicious_labels": suspects(evidence.held_out)[:100],
+        "contradicting_labels": contradictions(evidence)[:100],
     }
 
 

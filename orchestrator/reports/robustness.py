@@ -17,6 +17,7 @@ from dxray.defenses.victim import behind, restore
 from dxray.models.data.faces import Faces, read
 from dxray.models.versions import versions
 from dxray.models.victims.checkpoint import ModelCard, save
+from dxray.orchestrator.attack.net_checks import LABELLED, MOST, of_labels
 from dxray.orchestrator.console import Console
 from dxray.orchestrator.errors import UserError
 from dxray.orchestrator.reports.curves import draw_robustness
@@ -56,6 +57,7 @@ class RobustnessConfig:
     Attributes:
         models: as `working_copy.load_net` takes them, each by itself and behind each of `defenses`, if any.
         data, label, data_seed: as `faces.read` takes them; the test split is attacked.
+        classes: what numbers mean where labels are numbers, 0 the first; None: the nets' classes, if trained by dxray.
         defenses: as `defenses.parse` takes them. One that must learn does so on the first `LESSON` training faces.
         surrogate: another net, on which transferred images are made for undefended ones; None: the first other one of
             `models`.
@@ -75,6 +77,7 @@ class RobustnessConfig:
     steps: int = 50
     queries: int = 200
     seed: int = 0
+    classes: list[str] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,12 +113,22 @@ def robustness(config: RobustnessConfig, out: Path, console: Console) -> dict[st
             classes=first.classes,
             seed=config.data_seed,
             label=config.label,
+            numbers=config.classes or first.numbers,
             on_share=on_share,
         )
+    console.say(faces.labelled_by)
     test = faces.shuffled("test")
     images, labels = test.images[: config.count], test.labels[: config.count]
     if not len(images):
         raise UserError(f"'{config.data}' has no test faces; give a source with more")
+    batches = [(test.images[at : at + LABELLED], test.labels[at : at + LABELLED]) for at in range(0, MOST, LABELLED)]
+    said = {
+        model: of_labels(net, card, [batch for batch in batches if len(batch[1])], faces.numbers)
+        for model, (net, card) in loaded.items()
+    }
+    for model, findings in said.items():
+        for finding in findings:
+            console.say(f"warning: {model}: {finding}")
     out = writable_folder(out, "the robustness figures")
     todo = [
         one for model in config.models for one in _nets(model, *loaded[model], defences, faces, config, out, console)
@@ -142,6 +155,8 @@ def robustness(config: RobustnessConfig, out: Path, console: Console) -> dict[st
             left = ", ".join(f"{_percent(row['robust_accuracy'])} {_budget(row)}" for row in found)
             console.say(f"{one.model}, {of_net['defense']}: right of {len(labels):,}: {left}")
     result = {"format": FORMAT, "config": asdict(config), "data_sha256": faces.sha256(), "rows": rows}
+    result["labels"] = faces.labelled_by
+    result["findings"] = {model: [asdict(finding) for finding in findings] for model, findings in said.items()}
     write_table(out / "robustness.parquet", pa.Table.from_pylist(rows, schema=ROWS))
     write_json(out / "robustness.json", result | {"versions": versions()})
     write_bytes(out / "robustness.png", draw_robustness(rows))

@@ -1,6 +1,7 @@
 """The Arrow store: what a run leaves on disk or in a bucket; a kill at any moment leaves whole files or none."""
 
 import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -123,10 +124,11 @@ def write_image(path: Place, content: bytes) -> None:
     if isinstance(path, ObjectPath):
         return write_bytes(path, content)
     try:
-        file = path.open("xb", buffering=0)
-    except FileNotFoundError:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return write_image(path, content)
+        try:
+            file = path.open("xb", buffering=0)
+        except FileNotFoundError:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = path.open("xb", buffering=0)
     except FileExistsError:
         if path.read_bytes() != content:
             write_bytes(path, content)
@@ -148,7 +150,9 @@ def finished_file(path: Place) -> Iterator[BinaryIO]:
             yield file
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.uname().nodename}.{os.getpid()}.partial")
+    ending = f".{os.uname().nodename}.{os.getpid()}.partial"
+    # A hash, for all of the name and this may be longer than a name can be.
+    partial = path.with_name(f".{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]}{ending}")
     try:
         with partial.open("wb") as file:
             yield file

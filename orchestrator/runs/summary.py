@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from dxray.models.data.agreement import counted
 from dxray.orchestrator.runs.buckets import Place
 from dxray.orchestrator.runs.rows import scan
 
@@ -38,6 +39,15 @@ def summarise(run: Place, where: pc.Expression | None = None) -> dict[str, Any]:
         "distances": {name: _quantiles(values) for name, values in distances.items()},
         "gradients_per_image": gradients / right if right else None,
     }
+
+
+def answers_by_label(run: Place, classes: int) -> np.ndarray:
+    """How often the net answered a class to faces of each label that came with them, int64 `(classes, classes)`."""
+    table = np.zeros((classes, classes), np.int64)
+    asked = pc.field("label_known") & pc.is_valid(pc.field("predicted_before"))
+    for batch in scan(run, ["label", "predicted_before"], asked):
+        table += counted(batch["label"].to_numpy(), batch["predicted_before"].to_numpy(), classes)
+    return table
 
 
 def _counted(values: pa.Array) -> Counter[str]:

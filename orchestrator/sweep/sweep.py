@@ -241,6 +241,13 @@ def _train(
     best = best_of(rows)
     if best is None:
         raise UserError(f"none of the {len(rows)} nets could be trained; the first: {rows[0]['reason']}")
+    for name in best.get("swapped") or ():
+        share = best["validate"][name]
+        console.say(
+            f"warning: of the faces of --validate {name} the best net has {share:.1%} right, surely fewer than by "
+            f"guessing: their labels are swapped, or mean something else; write them as words, such as "
+            f"{' and '.join(data['classes'][:2])}, or swap their numbers"
+        )
     return {"out": str(out), "best": str(out / "best"), "best_trial": best, "trials": rows}
 
 
@@ -302,7 +309,8 @@ def _arrays(config: SweepConfig, faces: Faces, console: Console) -> tuple[dict[s
     data["validate"] = {name: (other.images, other.labels) for name, other in others.items()}
     if others:
         hashes["validate_sha256"] = {name: other.sha256() for name, other in others.items()}
-        console.say("\n".join(f"also measured on {name}: {len(o):,} faces of {o.source}" for name, o in others.items()))
+        for name, other in others.items():
+            console.say(f"also measured on {name}: {len(other):,} faces of {other.source}; {other.labelled_by}")
     return data, hashes
 
 

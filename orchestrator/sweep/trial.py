@@ -16,6 +16,7 @@ from torch import nn
 
 from dxray.defenses import TAUGHT, defended, parse
 from dxray.defenses.judging import judged
+from dxray.models.data.agreement import counted, surely_below_chance
 from dxray.models.data.batches import device_of
 from dxray.models.data.images import one_line
 from dxray.models.doctor.diagnosis import cheap_findings
@@ -24,6 +25,7 @@ from dxray.models.training.cost import training_bytes
 from dxray.models.training.state import load_judged
 from dxray.models.training.train import Diverged, device_of_choice, evaluate, fit, has_fast_bf16, logits_of
 from dxray.models.victims.checkpoint import ModelCard, save
+from dxray.models.victims.predict import answers_of
 from dxray.orchestrator.errors import DISK
 from dxray.orchestrator.ray.limits import GIB, Peak, bounded_memory
 from dxray.orchestrator.runs.store import read_json, write_json
@@ -167,7 +169,8 @@ def _measured(
     labels = data["test"][1]
     logits = logits_of(net, data["test"][0]).numpy()
     answers = logits.argmax(1)
-    validate = data.get("validate", {})
+    validate, classes = data.get("validate", {}), len(card.classes)
+    said = {name: answers_of(net, images) for name, (images, _) in validate.items()}
     measured = {
         "accuracy": float((answers == labels).mean()),
         **{name: last.get(name) for name in ("validation_accuracy", "validation_loss", "train_accuracy", "loss")},
@@ -176,7 +179,10 @@ def _measured(
         "largest_answer_share": float(np.bincount(answers).max() / len(answers)),
         "parameter_count": sum(p.numel() for p in net.parameters()),
         "train_images": len(data["train"][0]),
-        "validate": {name: float((_answers(net, seen) == true).mean()) for name, (seen, true) in validate.items()},
+        "validate": {name: float((said[name] == true).mean()) for name, (_, true) in validate.items()},
+        "swapped": [
+            name for name, (_, true) in validate.items() if surely_below_chance(counted(true, said[name], classes))
+        ],
     }
     card.trained = {"trial": dict(trial), "data": data["source"], "data_sha256": data["sha256"], **measured}
     saved = save(net, card, folder)
@@ -228,10 +234,6 @@ def _findings(
     images, labels = data["test"]
     splits = {"train": Split(*data["train"]), "test": Split(images, labels, logits=logits)}
     return cheap_findings(Evidence(data["classes"], splits, history=history), of_data=data.get("findings", ()))
-
-
-def _answers(net: nn.Module, images: np.ndarray) -> np.ndarray:
-    return logits_of(net, images).argmax(1).numpy()
 
 
 def card_of(trial: Mapping[str, Any], images: np.ndarray, classes: Sequence[str]) -> ModelCard:

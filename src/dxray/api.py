@@ -20,7 +20,7 @@ from dxray.attacks.engine.lattice import from_levels, to_uint8
 from dxray.attacks.engine.query import Query
 from dxray.models.victims.checkpoint import ModelCard
 from dxray.notebook import RUNS, AttackRun, RetrainRun, Scores, SweepRun
-from dxray.orchestrator.attack.attack import AttackConfig
+from dxray.orchestrator.attack.attack import AttackConfig, labeller_of
 from dxray.orchestrator.attack.attack import attack as run_attack
 from dxray.orchestrator.attack.decoding import contents
 from dxray.orchestrator.attack.inputs import list_inputs
@@ -71,7 +71,14 @@ def load(path: str | Place) -> "Net":
     return loaded
 
 
-def read(paths: str | Path | Sequence[str | Path], net: nn.Module, *, labels: str = "auto") -> tuple[Tensor, Tensor]:
+def read(
+    paths: str | Path | Sequence[str | Path],
+    net: nn.Module,
+    *,
+    labels: str = "auto",
+    label: str | None = None,
+    classes: Sequence[str] | None = None,
+) -> tuple[Tensor, Tensor]:
     """Faces as `dxray attack` reads them for this net.
 
     Args:
@@ -80,6 +87,8 @@ def read(paths: str | Path | Sequence[str | Path], net: nn.Module, *, labels: st
         net: one that `load` gave: its card says which size, channels and classes are wanted.
         labels: where true classes come from: "utkface" (the file's name), "folder" (the folder's name), "none", or
             "auto": whichever is there, of a table its own column.
+        label: that column; None: gender, label, sex, or one named for a class.
+        classes: what numbers mean where labels are numbers, 0 the first; None: the net's classes, if dxray trained it.
 
     Returns:
         Images float32 `(N, C, H, W)` in [0, 1], and labels int64 `(N,)`. Where no class is known the label is the net's
@@ -91,7 +100,9 @@ def read(paths: str | Path | Sequence[str | Path], net: nn.Module, *, labels: st
     card = getattr(net, "card", None)
     if not isinstance(card, ModelCard):
         raise UserError("the net has no card to say which images it takes; load it by dxray.load")
-    inputs = list(list_inputs(_several(paths), classes=card.classes, labels=labels))
+    labeller = labeller_of(card, labels, label, classes)
+    inputs = list(list_inputs(_several(paths), classes=card.classes, labeller=labeller))
+    _console().say(str(labeller))
     pixels = []
     for item, content in zip(inputs, contents(inputs, card), strict=True):
         if content.pixels is None:
@@ -194,6 +205,8 @@ def attack_folder(
     attack: str = "dx",
     defense: str = "none",
     labels: str = "auto",
+    label: str | None = None,
+    classes: Sequence[str] | None = None,
     target: str | None = None,
     seed: int = 0,
     name: str | None = None,
@@ -209,7 +222,7 @@ def attack_folder(
         dxray.attack_folder("faces/", "runs/sweep", norm="linf", out="runs/attack")
 
     Args:
-        paths, labels: as `read` takes them. model: what `load` takes.
+        paths, labels, label, classes: as `read` takes them. model: what `load` takes.
         out: the run's folder, or a place in a bucket.
         attack: its name. options: of that attack, such as `norm`, `effort`, `eps` (in [0, 1] pixel units), `steps`.
         defense: the net is put behind it first: "jumprelu:kappa=0.1", "jpeg:quality=50", ...
@@ -229,6 +242,8 @@ def attack_folder(
         paths=_several(paths),
         model=str(_place(model)),
         labels=labels,
+        label=label,
+        classes=None if classes is None else list(classes),
         attack=attack,
         options=options,
         target=target,

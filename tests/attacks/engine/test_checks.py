@@ -107,6 +107,14 @@ def test_a_planted_fault_gives_its_finding_alone(
         assert names(faulty, images) == [name]
 
 
+def test_a_single_output_that_is_a_probability_is_always_the_second_class_and_that_is_said(
+    net: nn.Module, images: Tensor
+) -> None:
+    (finding,) = check(Wrapped(OneLogit(net), after=lambda logit: logit.sigmoid()).eval(), images)
+    assert "to every image the answer is the second class, and nothing below means anything" in finding.consequence
+    assert "without the closing sigmoid" in finding.remedy
+
+
 def test_what_is_said_of_the_range_is_what_was_seen(net: nn.Module, images: Tensor, labels: Tensor) -> None:
     faulty = Wrapped(net, before=lambda x: x / 255).eval()
     shares = [float((faulty(seen).argmax(1) == labels).float().mean()) for seen in (images, images * 255)]

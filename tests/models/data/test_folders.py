@@ -1,6 +1,8 @@
 """Folders of image files: UTKFace by its file names, and a sub-folder for each class."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -104,13 +106,14 @@ def test_many_images_keep_their_labels_and_names_through_the_threads(tmp_path: P
 def test_the_order_of_the_directory_does_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = f"folder:{write_folder(tmp_path, man=9, woman=9)}"
     expected = read(spec).sha256()
-    walk = os.walk
+    scandir = os.scandir
 
-    def backwards(*args: Any, **options: Any) -> Any:
-        for parent, folders, files in walk(*args, **options):
-            yield parent, folders, sorted(files, reverse=True)
+    @contextmanager
+    def backwards(path: Any) -> Iterator[Iterator[os.DirEntry[str]]]:
+        with scandir(path) as entries:
+            yield iter(sorted(entries, key=lambda entry: entry.name, reverse=True))
 
-    monkeypatch.setattr(os, "walk", backwards)
+    monkeypatch.setattr(os, "scandir", backwards)
     assert read(spec).sha256() == expected
 
 
@@ -127,6 +130,94 @@ def test_a_folder_that_may_not_be_opened_is_not_passed_over(tmp_path: Path, monk
     monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(FacesError, match=r"Permission denied: .*closed"):
         read(spec)
+
+
+def test_linked_folders_are_read_and_loops_end(tmp_path: Path) -> None:
+    for name in ("elsewhere", "faces"):
+        (tmp_path / name).mkdir()
+    spec = spec_of("utkface", tmp_path / "elsewhere")
+    for name, target in (("part1", "elsewhere"), ("part2", "elsewhere"), ("back", "faces"), ("self", "faces/self")):
+        (tmp_path / "faces" / name).symlink_to(tmp_path / target)
+    linked = read(f"utkface:{tmp_path / 'faces'}")
+    assert linked.names.tolist() == [f"part1/{name}" for name in read(spec).names]  # once, under the first of its names
+
+
+def test_a_link_out_of_a_class_does_not_take_the_other_class_in(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "faces", man=2, woman=2)
+    write_folder(tmp_path / "more", deep=1)
+    (root / "man" / "up").symlink_to(root)
+    (root / "man" / "more").symlink_to(tmp_path / "more")
+    result = read(f"folder:{root}")
+    assert result.names[result.labels == 0].tolist() == ["man/000.png", "man/001.png", "man/more/deep/000.png"]
+    assert result.names[result.labels == 1].tolist() == ["woman/000.png", "woman/001.png"]
+
+
+def test_files_without_an_ending_are_looked_into(tmp_path: Path) -> None:
+    root = write_folder(tmp_path, man=1, woman=1)
+    (root / "man" / "000.png").rename(root / "man" / "face")
+    (root / "man" / "notes").write_text("not a picture")
+    result = read(f"folder:{root}")
+    assert result.names.tolist() == ["man/face", "woman/000.png"]
+    assert result.skipped == (("man/notes", "not an image"),)
+
+
+def test_the_results_of_a_run_are_no_faces(tmp_path: Path) -> None:
+    root = write_folder(tmp_path, man=1, woman=1)
+    write_folder(root / "man" / "run", triples=2)
+    (root / "man" / "run" / "attack.json").touch()
+    assert read(f"folder:{root}").names.tolist() == ["man/000.png", "woman/000.png"]
+
+
+@pytest.mark.parametrize(
+    ("train", "validation", "test"),
+    [("Training", "Validation", "Testing"), ("train", "VAL", "test"), ("Train", "dev", "TEST")],
+)
+def test_folders_called_like_splits_are_the_splits_of_what_lies_below(
+    train: str, validation: str, test: str, tmp_path: Path
+) -> None:
+    for name in (train, validation, test):
+        write_folder(tmp_path / name, female=3, male=2)
+    result = read(f"folder:{tmp_path}")
+    assert result.classes == ("male", "female")
+    for name, split in ((train, "train"), (validation, "validation"), (test, "test")):
+        part = result.split(split)
+        assert np.bincount(part.labels).tolist() == [2, 3]
+        assert all(face.startswith(f"{name}/") for face in part.names)
+
+
+def test_what_a_split_holds_outside_of_its_classes_is_listed_as_are_empty_folders(tmp_path: Path) -> None:
+    write_folder(tmp_path / "Training", female=3, male=2)
+    write_folder(tmp_path / "Validation", female=1, male=1)
+    (tmp_path / "Validation" / "loose.png").write_bytes(png(1))
+    (tmp_path / "empty" / "deeper").mkdir(parents=True)
+    (tmp_path / "empty" / "notes.txt").touch()
+    result = read(f"folder:{tmp_path}")
+    assert len(result) == 7
+    assert result.skipped == (
+        ("Validation/loose.png", "not in the sub-folder of a class"),
+        ("empty/", "a folder without an image"),
+    )
+    assert "skipped 1, a folder without an image: empty/" in result.summary()
+
+
+def test_the_splits_of_other_classes_are_never_offered_as_classes(tmp_path: Path) -> None:
+    for name in ("train", "test"):
+        write_folder(tmp_path / "data" / name, cat=2, dog=2)
+    with pytest.raises(FacesError, match=r"sub-folder 'cat', .* --classes cat,dog$"):
+        read(f"folder:{tmp_path / 'data'}")
+    assert read(f"folder:{tmp_path / 'data'}", classes="cat,dog").classes == ("cat", "dog")
+    with pytest.raises(FacesError, match=r"sub-folder 'data', .* classes write folder:.*/data$"):
+        read(f"folder:{tmp_path}")
+
+
+def test_utkface_in_folders_of_splits_keeps_them(tmp_path: Path) -> None:
+    for name in ("train", "test"):
+        (tmp_path / name).mkdir()
+        for i in range(8):
+            (tmp_path / name / f"{20 + i}_{i % 2}_0_20170116174525{i:03d}.jpg").write_bytes(png(i))
+    result = read(f"utkface:{tmp_path}")
+    assert {name.split("/")[0] for name in result.split("test").names} == {"test"}
+    assert len(result.split("test")) == 8
 
 
 @needs_real_faces

@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dxray.models.data.class_names import FEW
 from dxray.models.data.faces import FacesError, read
+from dxray.models.data.labels import FEW
 from tests.models.data.sources import REAL_FACES, check_contract, image, needs_real_faces, png, raw_table, write_table
 
 

@@ -1,5 +1,6 @@
 """What cannot be read says why, and the process is left as it was."""
 
+import io
 import os
 import threading
 import warnings
@@ -134,3 +135,17 @@ def test_overlapping_threads_restore_the_warning_filters() -> None:
         thread.join(10)
         assert list(warnings.filters) != before
     assert list(warnings.filters) == before
+
+
+def test_a_heic_image_is_read_where_its_package_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    pillow_heif = pytest.importorskip("pillow_heif")
+    buffer = io.BytesIO()
+    grey = Image.fromarray(np.full((64, 64), 77, np.uint8))
+    pillow_heif.from_pillow(grey.convert("RGB")).save(buffer, quality=-1)
+    content = buffer.getvalue()
+    assert np.abs(decode(content).astype(int) - 77).max() <= 1
+    with pytest.raises(UnreadableImage, match="truncated"):
+        decode(content[:-9])
+    monkeypatch.setattr(images, "_heic_is_read", lambda: False)
+    with pytest.raises(UnreadableImage, match=r"a HEIC image, .* pip install 'dxray\[heic\]'"):
+        decode(content)

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from dxray.models.doctor.data_checks import suspects
 from dxray.models.doctor.diagnosis import CHECKS, Diagnosis, cheap_findings, data_findings, diagnose
 from dxray.models.doctor.evidence import Evidence, Split, examine
+from dxray.models.doctor.label_checks import suspects
 from dxray.models.doctor.lr_range_test import range_test
 from dxray.models.nets import build
 from dxray.models.training.train import fit

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dxray.models.data.class_names import FEW, groups
 from dxray.models.data.faces import Faces
+from dxray.models.data.labels import FEW, groups
 from dxray.models.nets import MODELS, build
 from dxray.models.training.auxiliary import WEIGHT, AuxiliaryHeads
 from dxray.models.training.train import fit

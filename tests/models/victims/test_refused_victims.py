@@ -150,3 +150,16 @@ def test_a_side_file_that_is_wrong_is_refused(
 
 def test_a_side_file_that_does_not_fit_a_script_is_refused(files: dict[str, Path], tmp_path: Path) -> None:
     refused(write_side(Path(shutil.copy(files["traced"], tmp_path / "net.pt")), size=64), "correct the side file")
+
+
+@pytest.mark.parametrize("prefix", ["", "model/"])
+def test_a_keras_model_is_called_one(tmp_path: Path, prefix: str) -> None:
+    with zipfile.ZipFile(tmp_path / "net.keras", "w") as archive:
+        for name in ("metadata.json", "config.json", "model.weights.h5"):
+            archive.writestr(prefix + name, b"{}")
+    refused(tmp_path / "net.keras", "net.keras is a Keras model, which is not read; .* torch.export.save")
+    (tmp_path / "old.h5").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
+    refused(tmp_path / "old.h5", "old.h5 is a Keras model")
+    with zipfile.ZipFile(tmp_path / "other.zip", "w") as archive:
+        archive.writestr("a.txt", b"")
+    refused(tmp_path / "other.zip", "other.zip is a zip file that holds no net")

@@ -210,18 +210,6 @@ class TestWithRay:
         ):
             attack(config, tmp_path / "out", console)
 
-    def test_options_that_the_attack_cannot_use_are_said(
-        self, config: AttackConfig, tmp_path: Path, console: Console
-    ) -> None:
-        for attack_name, options, sentence in (
-            ("none", {}, "unknown attack 'none'; known attacks: .*dx"),
-            ("dx", {"weight": 1.0}, "has no option 'weight'"),
-            ("dx", {"norm": "l7"}, "unknown norm 'l7'"),
-        ):
-            config.attack, config.options = attack_name, options
-            with pytest.raises(UserError, match=sentence):
-                attack(config, tmp_path / attack_name / str(len(options)) / sentence[:8], console)
-
 
 def test_a_net_is_attacked_behind_a_defence_which_is_the_runs_own(
     face_folder: Path, trained: Path, tmp_path: Path, console: Console

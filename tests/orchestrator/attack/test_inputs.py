@@ -1,6 +1,7 @@
 """What an attack works on: every image once, each under a name of its own."""
 
 import os
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,14 @@ def test_a_pattern_is_listed_as_what_it_matches(tmp_path: Path) -> None:
     assert names(f"{tmp_path}/b*") == ["b/deep/z.png", "b/x.png"]
 
 
+def test_a_pattern_of_any_depth_ends_where_links_lead_back(tmp_path: Path) -> None:
+    touch(*(tmp_path / name for name in ("a/x.png", "a/b/y.png", "a/b/[1]/z.png")))
+    for name in ("one", "two"):
+        (tmp_path / "a" / name).symlink_to(tmp_path / "a")
+    assert names(f"{tmp_path}/a/**/*.png") == ["b/[1]/z.png", "b/y.png", "x.png"]
+    assert names(f"{tmp_path}/**/b/**") == ["a/b/[1]/z.png", "a/b/y.png"]
+
+
 def test_what_runs_wrote_is_no_input_but_where_it_is_named(tmp_path: Path) -> None:
     run = tmp_path / "faces" / "runs" / "attack"
     touch(tmp_path / "faces" / "x.png", run / "attack.json", run / "sheet.png", run / "triples" / "deep" / "y.png")
@@ -131,6 +140,33 @@ def test_a_list_names_paths_from_its_own_folder(tmp_path: Path) -> None:
     (tmp_path / "faces.txt").write_text(f"a/x.png\n\n{tmp_path}/y.png\ns3://bucket/z.png\na/x.png\n")
     items = list(list_inputs([f"list:{tmp_path / 'faces.txt'}"], classes=CLASSES))
     assert [item.path.decode() for item in items] == [f"{tmp_path}/a/x.png", "s3://bucket/z.png", f"{tmp_path}/y.png"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be"])
+def test_a_byte_order_mark_is_no_part_of_the_first_path(tmp_path: Path, encoding: str) -> None:
+    mark = b"\xfe\xff" if encoding == "utf-16-be" else b""
+    (tmp_path / "faces.txt").write_bytes(mark + "a/\xe4.png\r\nb.png\r\n".encode(encoding))
+    items = list(list_inputs([f"list:{tmp_path / 'faces.txt'}"], classes=CLASSES))
+    assert [item.path.decode() for item in items] == [f"{tmp_path}/a/\xe4.png", f"{tmp_path}/b.png"]
+
+
+def test_what_is_passed_over_is_counted_by_ending(tmp_path: Path) -> None:
+    touch(*(tmp_path / name for name in ("a.png", "b.HEIC", "c.TXT", "sub/d.txt", "sub/e.zip", "notes", ".hidden.png")))
+    (tmp_path / "face").write_bytes(b"\xff\xd8\xff\xe0")
+    os.mkfifo(tmp_path / "pipe")  # which nobody writes to: it must not be opened
+    passed_over: Counter[str] = Counter()
+    items = list(list_inputs([tmp_path], classes=CLASSES, passed_over=passed_over))
+    assert [item.name for item in items] == ["a.png", "b.HEIC", "face"]
+    assert passed_over == {".txt": 2, ".zip": 1, "without an ending": 2, "hidden": 1}
+
+
+def test_linked_folders_of_tables_are_listed_and_loops_end(tmp_path: Path) -> None:
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    table(tmp_path / "elsewhere" / "f.parquet", image=[b"x"])
+    for name, target in (("there", "elsewhere"), ("also", "elsewhere"), ("back", "tables")):
+        (tmp_path / "tables" / name).symlink_to(tmp_path / target)
+    assert names(f"parquet:{tmp_path / 'tables'}") == ["also/f/row/000000000"]
 
 
 def test_many_names_are_sorted_over_the_bounds_of_what_is_in_memory(

@@ -239,7 +239,7 @@ def test_workers_that_never_begin_are_said(workers: Workers, tmp_path: Path, mon
         workers.at_once += 1
         return SimpleNamespace(ready=SimpleNamespace(remote=ActorDiedError))
 
-    monkeypatch.setattr(actors, "_actor", dead)
+    monkeypatch.setattr(workers, "_actor", dead)
     said = r"21 workers in a row died before they could begin \(The actor died .* --resume"
     with pytest.raises(UserError, match=said):
         worked_off(tmp_path, 4, at_once=2)

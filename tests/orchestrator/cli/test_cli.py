@@ -70,6 +70,22 @@ def test_a_stop_that_does_not_end_is_cut_short(times: int, orderly: float, sente
     assert (ended.returncode, ended.stderr) == (130, f"dxray: {sentence}\n")
 
 
+CAUGHT = """
+import sys
+from dxray.orchestrator.cli.app import guarded
+
+sys.exit(guarded(lambda: exec("raise KeyboardInterrupt")))
+"""
+
+
+def test_ctrl_c_within_a_string_that_is_executed_ends_with_our_code(tmp_path: Path) -> None:
+    """CPython 3.11 ends `python -m` by SIGINT then, though it was caught: a shell's `trap` would see it."""
+    (tmp_path / "caught.py").write_text(CAUGHT)
+    words = [sys.executable, "-m", "caught"]
+    ended = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=50, check=False)
+    assert (ended.returncode, ended.stderr) == (130, "dxray: stopped by Ctrl-C\n")
+
+
 def test_commands_in_one_process_leave_no_threads(trained: Path, face_folder: Path) -> None:
     before = threading.active_count()
     for _ in range(3):
@@ -282,3 +298,10 @@ def test_a_run_in_a_bucket_is_understood_where_pydantic_is_loaded(
     importlib.import_module("pydantic")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     assert "s3://nowhere/sweep" in one_sentence(dxray("sweep", "--show", "s3://nowhere/sweep"))
+
+
+@pytest.mark.parametrize("verb", ["sweep", "attack", "retrain"])
+def test_a_run_in_a_bucket_is_one_option(verb: str, dxray: Callable[..., Said]) -> None:
+    code, _, said = dxray(verb, "--resume", "s3://lab/run", "--seed", 3)
+    assert code == 1
+    assert said.rstrip().endswith("leave --seed out")

@@ -14,7 +14,7 @@ from dxray.orchestrator.hardening.new_faces import take_in
 def taken(face_table: Path, out: Path, **trained: Any) -> dict[str, Any]:
     """What is new in the table for a net that was trained so."""
     card = ModelCard("convnet", {"filters": 2}, ("male", "female"), trained=trained)
-    return take_in(out, 0, {"spec": f"parquet:{face_table}"}, card, label_by=None, held_out=20)
+    return take_in(out, 0, {"spec": f"parquet:{face_table}"}, (card.build(), card), label_by=None, held_out=20)
 
 
 @pytest.mark.parametrize("known_by", ["its source", "its content"])

@@ -10,13 +10,14 @@ import pytest
 from dxray.models.data.faces import Faces
 from dxray.models.data.images import encode_png
 from dxray.models.victims.checkpoint import ModelCard, load, save
-from dxray.models.victims.predict import predict
+from dxray.models.victims.predict import labels_of, predict
 from dxray.orchestrator.attack.attack import AttackConfig, attack
 from dxray.orchestrator.console import Console
 from dxray.orchestrator.errors import UserError
+from dxray.orchestrator.reports import verify as verifying
 from dxray.orchestrator.reports.verify import verify
 from dxray.orchestrator.runs import store
-from dxray.orchestrator.runs.store import read_rows
+from dxray.orchestrator.runs.store import read_rows, read_table
 
 CLASSES = ("male", "female")
 
@@ -91,3 +92,37 @@ def test_a_net_of_another_input_is_refused(attacked: Path, tmp_path: Path, conso
     save(card.build(), card, tmp_path / "other")
     with pytest.raises(UserError, match="takes 64x64 grey images, but those"):
         verify(attacked, console, model=str(tmp_path / "other"))
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_rows_are_told_in_their_order_however_many_are_looked_at_together(
+    threads: int, attacked: Path, tmp_path: Path, console: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = verify(attacked, console, report=tmp_path / "whole")
+    rows = list(read_rows(attacked))
+    spoilt = [row for row in rows if row["status"] == "fooled"][::3]
+    for row, spoil in zip(spoilt, [delete_it, put_the_original_in_its_place] * 5, strict=False):
+        spoil(attacked, row)
+    monkeypatch.setattr(verifying, "ROWS", 2)
+    monkeypatch.setattr(verifying, "THREADS", threads)
+    checked = verify(attacked, console, report=tmp_path / "report")
+    assert [failure.split(":")[0] for failure in checked["failed"]] == [row["name"] for row in spoilt]
+    assert checked["still_fools"] == whole["still_fools"] - len(spoilt)
+    told = read_table(tmp_path / "report" / "verified.parquet").column("name").to_pylist()
+    assert told == [row["name"] for row in rows]
+
+
+def test_a_large_net_is_asked_about_few_images_at_a_time(
+    attacked: Path, console: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    ask = labels_of
+
+    def noted(net: Any, card: Any, images: np.ndarray, **given: Any) -> list[int]:
+        asked.append(len(images))
+        return ask(net, card, images, **given)
+
+    monkeypatch.setattr(verifying, "labels_of", noted)
+    monkeypatch.setattr(verifying, "VALUES", 3 * 48 * 48)
+    assert verify(attacked, console)["success"]
+    assert max(asked) == 3

@@ -5,11 +5,18 @@ import os
 import signal
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from dxray.models.data.images import encode_png
+from dxray.models.victims.checkpoint import ModelCard
+from dxray.orchestrator.attack.decoding import contents
 from dxray.orchestrator.attack.inputs import list_inputs
 from dxray.orchestrator.errors import Busy, UserError
 from dxray.orchestrator.runs import buckets, leases
@@ -64,6 +71,40 @@ def test_a_run_in_a_bucket_that_was_killed_goes_on_and_has_the_rows_of_one_on_di
     assert len(list((tmp_path / "triples").rglob("*_mod.png"))) == 48
     assert dxray("export", out)[0] == 0
     assert len(buckets.files(out / "triples", "*.png")) == 3 * 48
+
+
+def test_objects_without_an_ending_are_looked_into_and_others_are_counted() -> None:
+    held = {"a.png": b"x", "face": b"\xff\xd8\xff\xe0", "_SUCCESS": b"", "b.txt": b"", ".c/d.png": b""}
+    for name, content in held.items():
+        (ObjectPath("s3://lab/mixed") / name).write_bytes(content)
+    passed_over: Counter[str] = Counter()
+    items = list(list_inputs(["s3://lab/mixed"], classes=("male", "female"), passed_over=passed_over))
+    assert [item.name for item in items] == ["a.png", "face"]
+    assert passed_over == {"without an ending": 1, ".txt": 1, "hidden": 1}
+
+
+def test_a_folder_of_tables_in_a_bucket_is_listed_once_and_its_paths_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pq.write_table(pa.table({"image": ["faces/a.png", "faces/none.png"]}), tmp_path / "f.parquet")
+    top = ObjectPath("s3://lab/tables")
+    (top / "f.parquet").write_bytes((tmp_path / "f.parquet").read_bytes())
+    (top / "faces/a.png").write_bytes(encode_png(np.zeros((48, 48), np.uint8)))
+    (top / "run/attack.json").write_bytes(b"")
+    (top / "run/images/part-00000.parquet").write_bytes(b"a part")
+    below, listings = ObjectPath._below, []
+
+    def counted(path: ObjectPath, *, recursive: bool) -> list[str]:
+        listings.append(path)
+        return below(path, recursive=recursive)
+
+    monkeypatch.setattr(ObjectPath, "_below", counted)
+    items = list(list_inputs(["parquet:s3://lab/tables"], classes=("male", "female")))
+    assert [item.name for item in items] == ["f/row/000000000", "f/row/000000001"]
+    assert len(listings) == 1
+    found = list(contents(items, ModelCard("convnet", {}, ("male", "female"))))
+    assert found[0].pixels is not None
+    assert found[1].reason == "does not exist"
 
 
 def test_inputs_in_a_bucket_have_the_names_below_the_place_and_their_folders_label() -> None:

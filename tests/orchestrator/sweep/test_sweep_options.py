@@ -107,6 +107,9 @@ def test_every_net_is_measured_on_further_faces_too(
     asked = config({"epochs": [3], "filters": [4, 8]}, validate={"swapped": f"folder:{tmp_path / 'swapped'}"})
     out = tmp_path / "out"
     sweep(asked, out, console, faces=faces)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "labels: the names of folders" in said
+    assert "surely fewer than by guessing: their labels are swapped" in said
     for row in table(out, "trials"):
         net, _ = load(out / "trials" / f"{row['trial']:04d}")
         right = evaluate(net, faces.images[:40], faces.labels[:40])["accuracy"]
