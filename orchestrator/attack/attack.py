@@ -18,7 +18,7 @@ from dxray.models.victims.checkpoint import CARD, CheckpointError, ModelCard
 from dxray.models.victims.victim import payload_name
 from dxray.orchestrator.attack import net_checks
 from dxray.orchestrator.attack.in_process import Compute, Workers
-from dxray.orchestrator.attack.input_lists import Listed, difference, fresh, write_list
+from dxray.orchestrator.attack.input_lists import Listed, already_listed, difference, fresh, write_list
 from dxray.orchestrator.attack.inputs import Input, absolute, list_inputs
 from dxray.orchestrator.attack.moved import move
 from dxray.orchestrator.attack.net_checks import Sample
@@ -94,7 +94,7 @@ def attack(
     card_bytes, weights = _defended(config)
     net, card = restore(card_bytes, weights)
     must_be_usable(config.attack, config.options, card, seed=config.seed, target=config.target, name=config.name)
-    labeller = labeller_of(card, config.labels, config.label, config.classes)
+    labeller = _labeller(config, card)
     if config.target is not None:
         config.target = class_named(config.target, card)
     config.paths = [absolute(path) for path in config.paths]
@@ -112,12 +112,12 @@ def attack(
             raise UserError("--name names the files of a single face, and several were given; leave it out")
         sample = Sample(len(card.classes))
         with console.bar("listing", None, "images", brief=True) as bar:
-            listed = write_list(out, 0, sample.of(bar.over(chain(first, inputs))))
+            found = write_list(out, 0, sample.of(bar.over(chain(first, inputs))))
         console.say(str(labeller))
         for finding in (findings := net_checks.findings(net, card, sample, labeller.counted)):
             console.say(f"warning: the net may not be fit to be attacked: {finding}")
         if config.png is None:
-            config.png = isinstance(out, Path) and listed.inputs <= PNG_LIMIT
+            config.png = isinstance(out, Path) and found.inputs <= PNG_LIMIT
         write_bytes(out / "model" / payload_name(card_bytes), weights)
         write_bytes(out / "model" / CARD, card_bytes)
         record = {
@@ -127,10 +127,10 @@ def attack(
             "classes": card.classes,
             "findings": [asdict(finding) for finding in findings],
             "versions": versions(),
-            "inputs": listed.inputs,
+            "inputs": found.inputs,
             "passed_over": dict(passed_over.most_common()),
             "numbers": labeller.counted,
-            "lists": [_begun(listed, 0, labeller)],
+            "lists": [_begun(found, 0, labeller)],
         }
         write_json(out / CONFIG, record)
         return work_off(_job(record, out), record, card, console, compute)
@@ -185,9 +185,9 @@ def _go_on(
     if record["versions"] != versions():
         console.say(f"warning: begun with {_told(record['versions'])}, going on with {_told(versions())}")
     if paths:
-        _move(record, out, paths, card)
+        _move(record, out, paths, card, update=update)
     config, lists = AttackConfig(**record["config"]), record["lists"]
-    labeller = labeller_of(card, config.labels, config.label, config.classes)
+    labeller = _labeller(config, card)
     passed_over: Counter[str] = Counter()
     inputs = list_inputs(config.paths, classes=card.classes, labeller=labeller, passed_over=passed_over)
     if update and config.name is not None:
@@ -199,43 +199,57 @@ def _go_on(
         if "counts" not in record:
             work_off(_job(record, out), record, card, console, compute)
         with console.bar("listing", None, "images", brief=True) as bar:
-            listed = write_list(out, len(lists), fresh(out, len(lists), bar.over(inputs)))
-        console.say(f"update: {listed.inputs:,} inputs are new")
+            found = write_list(out, len(lists), fresh(out, len(lists), bar.over(_there(inputs, out))))
+        console.say(f"update: {found.inputs:,} inputs are new")
         record["passed_over"] = dict(passed_over.most_common())
-        if listed.inputs:
+        if found.inputs:
             first_part = lists[-1]["first_part"] + sum(1 for _ in bounds(lists[-1]))
             if record.pop("compacted", False):
                 lists[:] = [one | {"compacted": True} for one in lists]
-            lists.append(_begun(listed, first_part, labeller))
-            record["inputs"] += listed.inputs
+            lists.append(_begun(found, first_part, labeller))
+            record["inputs"] += found.inputs
             record.pop("counts", None)
             write_json(out / CONFIG, record)
-    elif changed := _changed(out, record, inputs, console):
-        raise UserError(
-            f"the inputs of '{out}' have changed since it was started: {changed}; put them back, take new ones in "
-            f"with --update, or start a run in another folder"
-        )
+    else:
+        with console.bar("listing", record["inputs"], "images", brief=True) as bar:
+            changed = difference(out, len(lists), bar.over(_there(inputs, out)))
+        if changed:
+            raise UserError(
+                f"the inputs of '{out}' have changed since it was started: {changed}; put them back, take new ones in "
+                f"with --update, or start a run in another folder"
+            )
     if record.get("compacted"):  # its parts are no longer those of its shards; it was finished before
         return whole_summary(record, out) | {"out": str(out)}
     return work_off(_job(record, out), record, card, console, compute)
 
 
-def _move(record: dict[str, Any], out: Place, paths: Sequence[str], card: ModelCard) -> None:
-    """The record and lists of the run come to say that its images are at `paths`; UserError where others are there."""
-    places, labels = [absolute(path) for path in paths], record["config"]["labels"]
-    if places == record["config"]["paths"]:
+def _move(record: dict[str, Any], out: Place, paths: Sequence[str], card: ModelCard, *, update: bool) -> None:
+    """The record and lists of the run come to say that its images are at `paths`; UserError where others are there.
+
+    Args:
+        update: whether there may be new images beside those of the run.
+    """
+    config, lists = AttackConfig(**record["config"]), record["lists"]
+    places = [absolute(path) for path in paths]
+    if places == config.paths:
         return
-    found = move(
-        out, len(record["lists"]), places, lambda: list_inputs(places, classes=record["classes"], labels=labels), card
-    )
-    record["lists"] = [one | now for one, now in zip(record["lists"], found, strict=True)]
+
+    def there() -> Iterator[Input]:
+        inputs = list_inputs(places, classes=card.classes, labeller=_labeller(config, card))
+        return already_listed(out, len(lists), inputs) if update else inputs
+
+    found = move(out, len(lists), places, there, card)
+    record["lists"] = [one | now for one, now in zip(lists, found, strict=True)]
     record["config"]["paths"] = places
     write_json(out / CONFIG, record)
 
 
-def _changed(out: Place, record: dict[str, Any], inputs: Iterator[Input], console: Console) -> str | None:
-    with console.bar("listing", record["inputs"], "images", brief=True) as bar:
-        return difference(out, len(record["lists"]), bar.over(inputs))
+def _there(inputs: Iterator[Input], out: Place) -> Iterator[Input]:
+    """The inputs of a run that goes on; where they cannot be listed, the sentence says what to do if they were moved."""
+    try:
+        yield from inputs
+    except UserError as wrong:
+        raise UserError(f"{wrong}; if the images are elsewhere now, say where: {to_resume(out)} PATHS") from None
 
 
 def _job(record: dict[str, Any], out: Place) -> Job:
@@ -280,6 +294,10 @@ def labeller_of(card: ModelCard, labels: str, label: str | None, classes: Sequen
         if all(class_of(name, card.classes) is None for name in names):
             raise UserError(f"--classes {','.join(names)}: none is a class of the net, of {', '.join(card.classes)}")
     return Labeller(card.classes, numbers=names, how=labels, column=label)
+
+
+def _labeller(config: AttackConfig, card: ModelCard) -> Labeller:
+    return labeller_of(card, config.labels, config.label, config.classes)
 
 
 def _begun(listed: Listed, first_part: int, labeller: Labeller) -> dict[str, Any]:

@@ -6,7 +6,7 @@ One file holds what was listed when the run was begun; each update adds a file w
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import compress, islice
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -119,14 +119,28 @@ def fresh(out: Place, lists: int, inputs: Iterable[Input]) -> Iterator[Input]:
 
     What is known is held in memory, in Arrow.
     """
-    tables = [read_table(list_file(out, i), columns=["name", "triple"]) for i in range(lists)]
-    names, triples = pa.concat_tables(tables).columns
+    names, triples = _columns(out, lists, "name", "triple")
     for some in _batches(inputs):
-        old = pc.is_in(pa.array([item.name for item in some], pa.string()), value_set=names).to_pylist()
+        old = _in([item.name for item in some], names)
         new = [item for item, known in zip(some, old, strict=True) if not known]
-        taken = pc.is_in(pa.array([item.triple for item in new], pa.string()), value_set=triples).to_pylist()
+        taken = _in([item.triple for item in new], triples)
         for item, known in zip(new, taken, strict=True):
             yield item._replace(triple=told_apart(item.triple, item.name)) if known else item
+
+
+def already_listed(out: Place, lists: int, inputs: Iterable[Input]) -> Iterator[Input]:
+    """Those of the inputs whose names are in one of a run's lists, which are held in memory, in Arrow."""
+    (names,) = _columns(out, lists, "name")
+    for some in _batches(inputs):
+        yield from compress(some, _in([item.name for item in some], names))
+
+
+def _columns(out: Place, lists: int, *names: str) -> list[pa.ChunkedArray]:
+    return pa.concat_tables([read_table(list_file(out, i), columns=list(names)) for i in range(lists)]).columns
+
+
+def _in(texts: Sequence[str], known: pa.ChunkedArray) -> list[bool]:
+    return pc.is_in(pa.array(texts, pa.string()), value_set=known).to_pylist()
 
 
 def _key(item: Input) -> tuple[object, ...]:

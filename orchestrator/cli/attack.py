@@ -57,7 +57,7 @@ class Options:
 def _check(**options: Any) -> None:
     if options.keys() & {"resume", "update"}:
         reason = "--resume and --update take all else from the run itself"
-        places = {"paths"} if "resume" in options else set()  # where its images are now
+        places = {"paths"}  # where its images are now
         must_leave_out(options, reason, but=FREE | places | {"resume", "update"})
 
 
@@ -119,7 +119,7 @@ def attack(
         strict: exit code 1 if an image could not be read
         out: folder for the results
         resume: go on with the stopped run in DIR; with PATHS, where its images are now
-        update: attack what is new in the places of the run in DIR
+        update: attack what is new in the places of the run in DIR, or in PATHS, if they are there now
     """
     from dxray.orchestrator.attack import attack as runs
     from dxray.orchestrator.console import Console

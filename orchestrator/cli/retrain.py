@@ -32,7 +32,7 @@ from dxray.orchestrator.cli.options import (
 from dxray.orchestrator.errors import Busy, UserError
 
 if TYPE_CHECKING:
-    from dxray.orchestrator.hardening.retrain import RetrainConfig
+    from dxray.orchestrator.hardening.request import RetrainConfig
     from dxray.orchestrator.hardening.schedule import Schedule
 
 WHEN = Group(validator=mutually_exclusive)
@@ -209,7 +209,7 @@ def _config(
     label_by: str | None,
     seed: int,
 ) -> "RetrainConfig":
-    from dxray.orchestrator.hardening.retrain import RetrainConfig
+    from dxray.orchestrator.hardening.request import RetrainConfig
     from dxray.orchestrator.hardening.round_training import ROUNDS
     from dxray.orchestrator.hardening.stop_rules import Rules
 

@@ -64,8 +64,8 @@ def sweep(
     from dxray.orchestrator.sweep import sweep as sweeps
 
     if resume:
-        places = {"data": data.data, "validate": named_sources(data.validate or [])}
-        result = sweeps.resume(resume, console, address=address, **places)
+        validate = named_sources(data.validate or [])
+        result = sweeps.resume(resume, console, data=data.data, validate=validate, address=address)
     else:
         config = asked(data, files, values or {}, search, resources, mlflow, console)
         result = sweeps.sweep(config, out, console, address=address)

@@ -206,7 +206,8 @@ def _faces(
     if sweep is not None:
         config, record = recorded(sweep)
         asked |= {"size": config.size, "classes": config.classes or None, "seed": config.data_seed}
-        asked["label"] = label or (config.label if data is None else None)
+        alike = data is None or data.partition(":")[0] == config.data.partition(":")[0]  # the same faces elsewhere?
+        asked["label"] = label or (config.label if alike else None)
         trained_on = (config.data, record["data_sha256"])
     if single is not None:
         card = single.card

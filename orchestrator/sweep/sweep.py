@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from dxray.models.data.faces import Faces, read
+from dxray.models.data.faces import Faces, FacesError, read
 from dxray.models.data.images import one_line
 from dxray.models.doctor.diagnosis import data_findings
 from dxray.models.doctor.evidence import Split
@@ -146,13 +146,11 @@ def resume(
         raise UserError(f"'{out}' is not measured on '{min(others)}'; of --validate only a place can be another")
     begun = asdict(config)
     config = replace(config, data=data or config.data, validate=config.validate | dict(validate or {}))
-    arrays, hashes = _arrays(config, faces or _read(config, record["trials"], console), console)
-    for source, (then, now) in _sources(config, record, hashes).items():
-        if then != now:
-            raise UserError(
-                f"'{source}' holds other faces than when '{out}' was started (another image, name or label); put them "
-                f"back, or say where they are now: --resume '{out}' --data SOURCE"
-            )
+    try:
+        arrays, hashes = _arrays(config, faces or _read(config, record["trials"], console), console)
+    except FacesError as wrong:
+        raise UserError(f"{wrong}; {_elsewhere(config, out)}") from None
+    _must_be_same(config, record, hashes, out)
     with locked(writable_folder(out, "the sweep's results"), say=console.say):
         if asdict(config) != begun:
             record["config"] = asdict(config)
@@ -336,9 +334,21 @@ def _other(name: str, source: str, config: SweepConfig, faces: Faces, console: C
     return found
 
 
-def _sources(config: SweepConfig, record: Mapping[str, Any], hashes: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
-    """Source -> its hash as recorded, and now."""
-    found = {config.data: (record["data_sha256"], hashes["data_sha256"])}
-    for name, source in config.validate.items():
-        found[source] = (record["validate_sha256"][name], hashes["validate_sha256"][name])
-    return found
+def _must_be_same(config: SweepConfig, record: Mapping[str, Any], hashes: Mapping[str, Any], out: Place) -> None:
+    """UserError where a source does not hold the faces of the record."""
+    of_validate = record.get("validate_sha256", {})
+    known = [(config.data, record["data_sha256"], hashes["data_sha256"])]
+    known += [
+        (config.validate[name], of_validate[name], now) for name, now in hashes.get("validate_sha256", {}).items()
+    ]
+    for source, then, now in known:
+        if then != now:
+            raise UserError(
+                f"'{source}' holds other faces than when '{out}' was started (another image, name or label); put them "
+                f"back; {_elsewhere(config, out)}"
+            )
+
+
+def _elsewhere(config: SweepConfig, out: Place) -> str:
+    others = " and --validate NAME=SOURCE" if config.validate else ""
+    return f"if they are elsewhere now, say where: dxray sweep --resume '{out}' --data SOURCE{others}"

@@ -26,7 +26,7 @@ from dxray.orchestrator.attack.decoding import contents
 from dxray.orchestrator.attack.inputs import list_inputs
 from dxray.orchestrator.console import Console
 from dxray.orchestrator.errors import UserError
-from dxray.orchestrator.hardening.retrain import RetrainConfig
+from dxray.orchestrator.hardening.request import RetrainConfig
 from dxray.orchestrator.hardening.retrain import retrain as run_retrain
 from dxray.orchestrator.hardening.round_training import ROUNDS
 from dxray.orchestrator.hardening.stop_rules import Rules
