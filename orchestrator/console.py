@@ -54,6 +54,7 @@ class Console:
     def share(self, title: str) -> Iterator[Callable[[float], None]]:
         """A bar for what is mostly done in no time; the function is told the share of it that is, in [0, 1]."""
         with Bar(self._progress, title, 1, brief=True) as bar:
+            bar.at(0.0)
             yield bar.at
 
     def over(self, title: str, items: Sequence[Item], unit: str) -> Iterator[Item]:

@@ -28,6 +28,7 @@ from dxray.orchestrator.attack.sharding import bounds
 from dxray.orchestrator.attack.shards import Job
 from dxray.orchestrator.console import Console
 from dxray.orchestrator.errors import FULL, UserError, cannot_write
+from dxray.orchestrator.progress import Bar
 from dxray.orchestrator.runs.buckets import Place
 from dxray.orchestrator.runs.rows import CONFIG
 from dxray.orchestrator.runs.store import (
@@ -114,7 +115,9 @@ def attack(
         with console.bar("listing", None, "images", brief=True) as bar:
             found = write_list(out, 0, sample.of(bar.over(chain(first, inputs))))
         console.say(str(labeller))
-        for finding in (findings := net_checks.findings(net, card, sample, labeller.counted)):
+        with console.bar("checking the net", None, "images", brief=True) as bar:
+            findings = net_checks.findings(net, card, bar.over(sample), labeller.counted)
+        for finding in findings:
             console.say(f"warning: the net may not be fit to be attacked: {finding}")
         if config.png is None:
             config.png = isinstance(out, Path) and found.inputs <= PNG_LIMIT
@@ -185,7 +188,8 @@ def _go_on(
     if record["versions"] != versions():
         console.say(f"warning: begun with {_told(record['versions'])}, going on with {_told(versions())}")
     if paths:
-        _move(record, out, paths, card, update=update)
+        with console.bar("comparing", None, "images", brief=True) as bar:
+            _move(record, out, paths, card, bar, update=update)
     config, lists = AttackConfig(**record["config"]), record["lists"]
     labeller = _labeller(config, card)
     passed_over: Counter[str] = Counter()
@@ -223,7 +227,7 @@ def _go_on(
     return work_off(_job(record, out), record, card, console, compute)
 
 
-def _move(record: dict[str, Any], out: Place, paths: Sequence[str], card: ModelCard, *, update: bool) -> None:
+def _move(record: dict[str, Any], out: Place, paths: Sequence[str], card: ModelCard, bar: Bar, *, update: bool) -> None:
     """The record and lists of the run come to say that its images are at `paths`; UserError where others are there.
 
     Args:
@@ -235,7 +239,7 @@ def _move(record: dict[str, Any], out: Place, paths: Sequence[str], card: ModelC
         return
 
     def there() -> Iterator[Input]:
-        inputs = list_inputs(places, classes=card.classes, labeller=_labeller(config, card))
+        inputs = bar.over(list_inputs(places, classes=card.classes, labeller=_labeller(config, card)))
         return already_listed(out, len(lists), inputs) if update else inputs
 
     found = move(out, len(lists), places, there, card)
@@ -245,7 +249,7 @@ def _move(record: dict[str, Any], out: Place, paths: Sequence[str], card: ModelC
 
 
 def _there(inputs: Iterator[Input], out: Place) -> Iterator[Input]:
-    """The inputs of a run that goes on; where they cannot be listed, the sentence says what to do if they were moved."""
+    """The inputs of a run that goes on; where they cannot be listed, the sentence says what to do if they moved."""
     try:
         yield from inputs
     except UserError as wrong:

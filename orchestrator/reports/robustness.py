@@ -124,7 +124,7 @@ def robustness(config: RobustnessConfig, out: Path, console: Console) -> dict[st
     batches = [(test.images[at : at + LABELLED], test.labels[at : at + LABELLED]) for at in range(0, MOST, LABELLED)]
     said = {
         model: of_labels(net, card, [batch for batch in batches if len(batch[1])], faces.numbers)
-        for model, (net, card) in loaded.items()
+        for model, (net, card) in console.over("checking", list(loaded.items()), "nets")
     }
     for model, findings in said.items():
         for finding in findings:

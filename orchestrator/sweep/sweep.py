@@ -336,12 +336,10 @@ def _other(name: str, source: str, config: SweepConfig, faces: Faces, console: C
 
 def _must_be_same(config: SweepConfig, record: Mapping[str, Any], hashes: Mapping[str, Any], out: Place) -> None:
     """UserError where a source does not hold the faces of the record."""
-    of_validate = record.get("validate_sha256", {})
-    known = [(config.data, record["data_sha256"], hashes["data_sha256"])]
-    known += [
-        (config.validate[name], of_validate[name], now) for name, now in hashes.get("validate_sha256", {}).items()
-    ]
-    for source, then, now in known:
+    known = {config.data: (record["data_sha256"], hashes["data_sha256"])}
+    for name, source in config.validate.items():
+        known[source] = (record["validate_sha256"][name], hashes["validate_sha256"][name])
+    for source, (then, now) in known.items():
         if then != now:
             raise UserError(
                 f"'{source}' holds other faces than when '{out}' was started (another image, name or label); put them "
