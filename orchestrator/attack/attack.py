@@ -242,7 +242,7 @@ def _move(record: dict[str, Any], out: Place, paths: Sequence[str], card: ModelC
         inputs = bar.over(list_inputs(places, classes=card.classes, labeller=_labeller(config, card)))
         return already_listed(out, len(lists), inputs) if update else inputs
 
-    found = move(out, len(lists), places, there, card)
+    found = move(out, len(lists), places, there)
     record["lists"] = [one | now for one, now in zip(lists, found, strict=True)]
     record["config"]["paths"] = places
     write_json(out / CONFIG, record)

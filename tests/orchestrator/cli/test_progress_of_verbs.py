@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from dxray.orchestrator.attack.attack import AttackConfig, attack
+from dxray.orchestrator.cli.app import VERBS
 from dxray.orchestrator.console import Console
 
 Said = tuple[int, str, str]
@@ -16,7 +17,11 @@ DATA = ["--data", "parquet:{table}"]
 JUDGED = ["--count", "20", "--steps", "5", "--queries", "10", "--eps", "4/255", "--l2"]
 SWEEP = [*DATA, "--net", "convnet", "--convs", "1", "--filters", "2", "--dropout", "0", "--epochs", "12"]
 RETRAIN = [*DATA, "--model", "{net}", "--held-out", "20", "--out", "{out}"]
+DEMO = {"net": ["convnet"], "convs": [1], "filters": [2], "epochs": [12]}
 LEFT = r".*, about [\d.]+ \w+ left"
+
+# Ray's own commands work here, and say what they do; for the end of a job is waited with what the job says.
+OF_RAY = {"up", "status", "submit", "fetch", "down"}
 
 # The words of a verb, and what it says of its work; {} are paths.
 IN_THIS_PROCESS: dict[str, tuple[list[str], list[str]]] = {
@@ -34,6 +39,7 @@ IN_THIS_PROCESS: dict[str, tuple[list[str], list[str]]] = {
         ],
     ),
     "doctor": (["{net}", *DATA, "--out", "{out}"], [rf"reading .*: \d+%{LEFT}", rf"doctor: 0/1 nets \(\d+%\){LEFT}"]),
+    "show": (["{run}"], [rf"reading the run: \d+%{LEFT}"]),
     "verify": (["{run}"], [rf"verifying: \d+/48 images \(\d+%\){LEFT}"]),
     "export": (["{run}", "--out", "{out}"], [rf"exporting: \d+/48 images \(\d+%\){LEFT}"]),
     "compact": (["{run}"], [rf"compacting: \d+/\d+ parts \(\d+%\){LEFT}"]),
@@ -59,6 +65,15 @@ BY_RAY: dict[str, tuple[list[str], list[str]]] = {
             r"attacking: \d+/20 images",
         ],
     ),
+    "demo": (
+        ["--out", "{out}"],
+        [
+            rf"drawing: \d+%{LEFT}",
+            rf"0 of 1 nets \(\d+%\){LEFT}; net=convnet.*: \d+%, epoch \d+/12, loss .*validation",
+            rf"attacking: \d+/8 images \(\d+%\){LEFT}",
+            rf"verifying: \d+/8 images \(\d+%\){LEFT}",
+        ],
+    ),
 }
 
 
@@ -77,6 +92,8 @@ def say(
     monkeypatch.setattr("dxray.orchestrator.progress.SPEAK_OF_MANY", 0.0)
     monkeypatch.setattr("dxray.orchestrator.hardening.round_training.LOOK", 0.01)
     monkeypatch.setattr("dxray.orchestrator.reports.robustness.LESSON", 64)
+    for name, value in {"FACES": 600, "ATTACKED": 8, "GRID": DEMO}.items():
+        monkeypatch.setattr(f"dxray.orchestrator.cli.demo.{name}", value)
     own = tmp_path / "run"
     shutil.copytree(run, own)
     places = {"faces": many, "face": many / "00.png", "net": trained, "table": face_table, "run": own}
@@ -100,6 +117,11 @@ def run(many: Path, trained: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 def must_be_said(lines: list[str], errors: str) -> None:
     for line in lines:
         assert re.search(f"^{line}", errors, re.MULTILINE), f"no line '{line}' in {errors[:3000]}"
+
+
+def test_every_verb_is_tested_here() -> None:
+    verbs = {verb.removesuffix(":verb").rpartition(":")[2] for panel in VERBS.values() for verb in panel}
+    assert verbs - OF_RAY == {words.split()[0] for words in (*IN_THIS_PROCESS, *BY_RAY)}
 
 
 @pytest.mark.parametrize("verb", IN_THIS_PROCESS)
