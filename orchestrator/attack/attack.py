@@ -105,7 +105,7 @@ def attack(
             record = _record(out)
             _same(record, config, card, out)
             console.say(f"'{out}' holds this run; it goes on")
-            return _go_on(record, out, console, compute)
+            return _go_on(record, out, console, compute, paths=config.paths)
         passed_over: Counter[str] = Counter()
         inputs = list_inputs(config.paths, classes=card.classes, labeller=labeller, passed_over=passed_over)
         first = list(islice(inputs, 2))
@@ -318,10 +318,13 @@ def _record(out: Place) -> dict[str, Any]:
 
 
 def _same(record: dict[str, Any], config: AttackConfig, card: ModelCard, out: Place) -> None:
-    """UserError where the run in `out` is not the one that is asked for, naming the first thing that differs."""
+    """UserError where the run in `out` is not the one that is asked for, naming the first thing that differs.
+
+    Of places that differ the images decide, see `moved.move`.
+    """
     holds = f"'{out}' holds {'a finished run' if 'counts' in record else 'an unfinished run'}"
     otherwise = f"choose another --out, or go on with it: {to_resume(out)}"
-    left_open = {"model"} | ({"png"} if config.png is None else set())
+    left_open = {"model", "paths"} | ({"png"} if config.png is None else set())
     then, now = _flat(AttackConfig(**record["config"])), _flat(config)
     must_be_asked_alike(then, now, holds, otherwise, but=left_open)
     if record["net_sha256"] != card.sha256:

@@ -48,7 +48,7 @@ def move(
     if differs:
         raise UserError(
             f"{', '.join(map(repr, paths))} does not hold the images of '{out}': {differs}; name the places of the "
-            f"same images in the order of before, or start a run in another folder"
+            f"same images in the order of before, or choose another --out for these"
         )
     return [asdict(write_list(out, number, placed(read_list(out, number), list_again()))) for number in range(lists)]
 

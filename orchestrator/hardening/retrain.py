@@ -73,6 +73,7 @@ def retrain(config: RetrainConfig, out: Place, console: Console, *, address: str
         if (out / CONFIG).exists():
             record = recorded(out)
             _must_be_same(record, config, card, out)
+            _move(record, out, config.data, console)
             console.say(f"'{out}' holds this run; it goes on")
         else:
             with joined(out, address):
@@ -321,7 +322,7 @@ def _take_in(
 def _must_be_same(record: dict[str, Any], config: RetrainConfig, card: ModelCard, out: Place) -> None:
     holds, otherwise = f"'{out}' holds a run", f"choose another --out, or go on with it: dxray retrain --resume '{out}'"
     must_be_asked_alike(
-        asdict(config_of(record)), asdict(config), holds, otherwise, but={"model", "label_by", "threads"}
+        asdict(config_of(record)), asdict(config), holds, otherwise, but={"data", "model", "label_by", "threads"}
     )
     if record["net_sha256"] != card.sha256:
         raise UserError(f"{holds} that began with another net than '{config.model}' is; {otherwise}")

@@ -190,10 +190,10 @@ def sweep(
         run_sweep(config, run.out, _console(), address=address)
         return run
     now = json.loads(json.dumps(asdict(config)))  # as it is on disk
-    left_open = {name for name in now if now[name] is None}
+    left_open = {"data"} | {name for name in now if now[name] is None}
     holds, otherwise = f"'{run.out}' holds a sweep", "choose another out"
     must_be_asked_alike(asdict(recorded(run.out)[0]), now, holds, otherwise, but=left_open)
-    resume(run.out, _console(), address=address)
+    resume(run.out, _console(), data=config.data, address=address)
     return run
 
 
