@@ -192,8 +192,11 @@ def sweep(
     now = json.loads(json.dumps(asdict(config)))  # as it is on disk
     left_open = {"data"} | {name for name in now if now[name] is None}
     holds, otherwise = f"'{run.out}' holds a sweep", "choose another out"
-    must_be_asked_alike(asdict(recorded(run.out)[0]), now, holds, otherwise, but=left_open)
-    resume(run.out, _console(), data=config.data, address=address)
+    then = asdict(recorded(run.out)[0])
+    for one in (then, now):
+        one["validate"] = sorted(one["validate"])  # the same faces may be elsewhere by now, which `resume` looks into
+    must_be_asked_alike(then, now, holds, otherwise, but=left_open)
+    resume(run.out, _console(), data=config.data, validate=config.validate, address=address)
     return run
 
 
