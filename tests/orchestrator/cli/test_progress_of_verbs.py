@@ -45,7 +45,7 @@ IN_THIS_PROCESS: dict[str, tuple[list[str], list[str]]] = {
     "compact": (["{run}"], [rf"compacting: \d+/\d+ parts \(\d+%\){LEFT}"]),
 }
 BY_RAY: dict[str, tuple[list[str], list[str]]] = {
-    "plan": (SWEEP, [rf"reading .*: \d+%{LEFT}"]),
+    "plan": (["--data", "synthetic:4000", *SWEEP[2:]], [rf"reading .*: \d+%{LEFT}"]),
     "sweep": (
         [*SWEEP, "--out", "{out}"],
         [rf"0 of 1 nets \(\d+%\){LEFT}; net=convnet: \d+%, epoch \d+/12, loss .*validation"],
@@ -86,11 +86,13 @@ def say(
     run: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
 ) -> Callable[[str, list[str]], str]:
-    """What a verb says on standard error, where it speaks as often as it can."""
-    monkeypatch.setattr("dxray.orchestrator.progress.SPEAK", 0.001)
+    """What a verb says on standard error, where it speaks often."""
+    by_ray = "local_ray" in request.fixturenames  # to speak too often would take the time of those that work
+    monkeypatch.setattr("dxray.orchestrator.progress.SPEAK", 0.05 if by_ray else 0.001)
     monkeypatch.setattr("dxray.orchestrator.progress.SPEAK_OF_MANY", 0.0)
-    monkeypatch.setattr("dxray.orchestrator.hardening.round_training.LOOK", 0.01)
+    monkeypatch.setattr("dxray.orchestrator.hardening.round_training.LOOK", 0.1)
     monkeypatch.setattr("dxray.orchestrator.reports.robustness.LESSON", 64)
     for name, value in {"FACES": 600, "ATTACKED": 8, "GRID": DEMO}.items():
         monkeypatch.setattr(f"dxray.orchestrator.cli.demo.{name}", value)
