@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test units units-trainings units-others test-cluster lint types format clean
+.PHONY: demo test units units-sweep units-hardening units-attack units-others test-cluster lint types format clean
 
 demo: .venv/installed
 	$(BIN)/python -c "import shutil; shutil.rmtree('runs/demo', ignore_errors=True)"
@@ -12,16 +12,16 @@ demo: .venv/installed
 
 test: lint types units
 
-# Two halves that take as long, which `make --jobs=2 test` runs side by side.
-TRAININGS := tests/orchestrator/sweep/test_sweep*.py tests/orchestrator/hardening/test_retrain*.py
+# In four parts, which `make --jobs=4 test` runs side by side: they mostly wait.
+ROOMS := sweep hardening attack
 
-units: units-trainings units-others
+units: $(ROOMS:%=units-%) units-others
 
-units-trainings: .venv/installed-dev
-	$(BIN)/python -m pytest $(TRAININGS)
+$(ROOMS:%=units-%): units-%: .venv/installed-dev
+	$(BIN)/python -m pytest tests/orchestrator/$*
 
 units-others: .venv/installed-dev
-	$(BIN)/python -m pytest $(TRAININGS:%=--ignore-glob '%')
+	$(BIN)/python -m pytest $(ROOMS:%=--ignore tests/orchestrator/%)
 
 test-cluster: .venv/installed-dev
 	$(BIN)/python -m pytest tests/cluster -m cluster
