@@ -294,11 +294,11 @@ def _row(item: Input, content: Content, card: ModelCard) -> dict[str, Any]:
 def _aims(net: nn.Module, card: ModelCard, work: Work, target: int | None) -> Aims:
     known = [-1 if row["label"] is None else row["label"] for row in work.rows]
     labels = torch.tensor(known)
-    if (labels < 0).any():
-        nothing = torch.zeros(len(labels), dtype=torch.int64)
-        with Query(net, nothing) as query:
-            said = query.logits(from_levels(work.originals), torch.arange(len(labels))).argmax(dim=1)
-        labels = labels.where(labels >= 0, said)
+    unknown = (labels < 0).nonzero().flatten()
+    if len(unknown):
+        with Query(net, torch.zeros_like(unknown)) as query:
+            said = query.logits(from_levels(work.originals[unknown]), torch.arange(len(unknown)))
+        labels[unknown] = said.argmax(dim=1)
     if target is not None:
         return Aims(labels, torch.full_like(labels, target))
     return Aims(labels, 1 - labels if len(card.classes) == 2 else None)
