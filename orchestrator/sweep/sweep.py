@@ -24,7 +24,7 @@ from dxray.orchestrator.sweep.grid import Grid, auxiliary_of, expand, says
 from dxray.orchestrator.sweep.mlflow_log import MlflowLog
 from dxray.orchestrator.sweep.packing import gpu_share, on_a_gpu
 from dxray.orchestrator.sweep.search import chosen
-from dxray.orchestrator.sweep.tables import CONFIG, FORMAT, best_of, read_record
+from dxray.orchestrator.sweep.tables import CONFIG, FORMAT, ON, best_of, read_record
 from dxray.orchestrator.sweep.trial import RESULT
 from dxray.orchestrator.sweep.tuning import Limits, run_trials
 
@@ -240,7 +240,7 @@ def _train(
     if best is None:
         raise UserError(f"none of the {len(rows)} nets could be trained; the first: {rows[0]['reason']}")
     for name in best.get("swapped") or ():
-        share = best["validate"][name]
+        share = best[f"{ON}{name}"]
         console.say(
             f"warning: of the faces of --validate {name} the best net has {share:.1%} right, surely fewer than by "
             f"guessing: their labels are swapped, or mean something else; write them as words, such as "
