@@ -6,7 +6,7 @@
 The auto-encoder learns to give back the images that noise was added to; the net behind it stays as it is.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -113,15 +113,17 @@ def teach(
     eps: float | None = 8 / 255,
     seed: int = 0,
     state: Path | None = None,
+    on_share: Callable[[float], None] | None = None,
 ) -> None:
     """Train the auto-encoder of a `Denoised` on images with Gaussian noise, and on attacks on the net behind it.
 
     Args:
-        images, labels, epochs, seed, state: as `fit` takes them.
+        images, labels, epochs, seed, state, on_share: as `fit` takes them.
         sigma: standard deviation of the noise. eps: Linf budget of the attacks, of 4 steps; None: none. Both in [0, 1]
             pixel units.
     """
     noises: list[Attack] = [gaussian(sigma)]
     if eps is not None:
         noises.append(partial(pgd, eps=eps, steps=4, batch=64))
-    fit(net, images, labels, epochs=epochs, lr=3e-3, objective=reconstruction(*noises), seed=seed, state=state)
+    learnt = reconstruction(*noises)
+    fit(net, images, labels, epochs=epochs, lr=3e-3, objective=learnt, seed=seed, state=state, on_share=on_share)

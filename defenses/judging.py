@@ -6,7 +6,8 @@ the gradients are masked: the net hides how to fool it, and its figure is worth 
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -27,6 +28,7 @@ from dxray.models.doctor.finding import wilson
 BUDGETS = (("linf", 2 / 255), ("linf", 4 / 255), ("linf", 8 / 255), ("l2", 0.25), ("l2", 0.5), ("l2", 1.0))
 WAYS = ("white_box", "transfer", "gradient_free")
 SURE = 1.96  # standard deviations: 95 %
+SEARCHED = 60  # looks at the net that the smallest change of an image takes, about: only for telling the share done
 
 
 class Expected(nn.Module):
@@ -57,6 +59,7 @@ def judged(
     smallest: bool = False,
     batch: int = BATCH,
     seed: int = 0,
+    on_share: Callable[[float], None] | None = None,
 ) -> list[dict[str, Any]]:
     """The accuracy that is left to `net` within each budget, whoever attacks it.
 
@@ -72,6 +75,7 @@ def judged(
         steps: gradients an image, of each attack that uses them. queries: answers an image, of the one that does not;
             0: it is left out.
         smallest: also search the smallest change of each image in each norm, by `dx`.
+        on_share: told, each time that a net is looked at, about which share of the work is done, in [0, 1].
 
     Returns:
         A row for the unchanged images (`eps` 0) and one for each budget: `norm`, `eps`; `robust_accuracy`, the share
@@ -96,33 +100,70 @@ def judged(
                 answers = query.logits(points, torch.arange(len(rows))).argmax(dim=1)
             return (answers == wanted[rows]).numpy()
 
-        def left(before: np.ndarray, attack: Attack, made_for: nn.Module) -> np.ndarray:
+        def left(before: np.ndarray, attack: Attack, made_for: nn.Module, looks: int) -> np.ndarray:
             """Of the images that were right `before`, bool `(N,)`, those that are after an attack on them."""
             rows, found = torch.from_numpy(before.nonzero()[0]), before.copy()
-            if len(rows):
-                found[before] = right(attack(made_for, inputs[rows], wanted[rows]), rows)
+            with share.part(made_for, len(rows) * looks):
+                if len(rows):
+                    found[before] = right(attack(made_for, inputs[rows], wanted[rows]), rows)
             return found
 
         clean = right(inputs, torch.arange(len(inputs)))
         fair = {"majority": float(np.bincount(labels).max() / len(labels)), "median": None}
         unchanged = dict.fromkeys(WAYS, clean)
         found = [{"norm": "", "eps": 0.0, **_figures(unchanged), **fair}]
-        medians = {norm: _median(known, inputs, wanted, norm, batch) for norm, _ in budgets} if smallest else {}
+        norms = dict.fromkeys(norm for norm, _ in budgets) if smallest else {}
+        transferred = plain is not None and plain is not net
+        share = _Share(len(norms) + len(budgets) * (1 + transferred + bool(queries)), on_share)
+        medians = {}
+        for norm in norms:
+            with share.part(known, len(inputs) * SEARCHED):
+                medians[norm] = _median(known, inputs, wanted, norm, batch)
         done: list[tuple[str, float, dict[str, np.ndarray]]] = []
         for norm, eps in budgets:
             climb: Attack = partial(apgd, norm=norm, eps=eps, steps=steps, batch=batch, seed=seed)
             ask: Attack = partial(square, norm=norm, eps=eps, queries=queries, batch=batch, seed=seed)
-            ways = {"white_box": (climb, known)}
-            ways |= {} if plain is None or plain is net else {"transfer": (climb, plain)}
-            ways |= {"gradient_free": (ask, known)} if queries else {}
+            ways = {"white_box": (climb, known, steps)}
+            ways |= {"transfer": (climb, plain, steps)} if plain is not None and transferred else {}
+            ways |= {"gradient_free": (ask, known, queries)} if queries else {}
             smaller = [after for of_norm, of_eps, after in done if of_norm == norm and of_eps <= eps]
             after: dict[str, np.ndarray] = {}
-            for way, (attack, made_for) in ways.items():
+            for way, (attack, made_for, looks) in ways.items():
                 before = np.logical_and.reduce([clean, *(earlier[way] for earlier in smaller)])
-                after[way] = left(before, attack, made_for)
+                after[way] = left(before, attack, made_for, looks)
             done.append((norm, eps, after))
             found.append({"norm": norm, "eps": eps, **_figures(after), **fair, "median": medians.get(norm)})
     return found
+
+
+class _Share:
+    """Tells the share of some parts of a work that is done, each by the looks at its net: no attack says how far it is.
+
+    A part is told to be whole once it has ended; how many looks it takes is known only roughly beforehand.
+    """
+
+    def __init__(self, parts: int, tell: Callable[[float], None] | None) -> None:
+        self._parts, self._tell, self._done = parts, tell, 0
+
+    @contextmanager
+    def part(self, net: nn.Module, looks: int) -> Iterator[None]:
+        if not self._tell:
+            yield
+            return
+        tell, seen = self._tell, 0
+
+        def look(module: nn.Module, args: Any, logits: Tensor) -> None:
+            nonlocal seen
+            seen += len(logits)
+            tell((self._done + min(1.0, seen / looks)) / self._parts)
+
+        hook = net.register_forward_hook(look)
+        try:
+            yield
+        finally:
+            hook.remove()
+        self._done += 1
+        tell(self._done / self._parts)
 
 
 def _median(net: nn.Module, inputs: Tensor, labels: Tensor, norm: str, batch: int) -> float | None:

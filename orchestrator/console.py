@@ -2,16 +2,14 @@
 
 import json
 import sys
-import time
-from collections.abc import Sequence
-from types import TracebackType
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console as RichConsole
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from dxray.orchestrator.progress import Board
+from dxray.orchestrator.progress import Bar, Board, Item
 
 
 class Console:
@@ -49,61 +47,20 @@ class Console:
             sys.stdout.write(json.dumps(value, default=str) + "\n")
             sys.stdout.flush()
 
-    def bar(self, title: str, total: int, unit: str) -> "Bar":
-        return Bar(self._progress, title, total, unit)
+    def bar(self, title: str, total: int | None, unit: str, *, brief: bool = False) -> Bar:
+        return Bar(self._progress, title, total, unit, brief=brief)
+
+    @contextmanager
+    def share(self, title: str) -> Iterator[Callable[[float], None]]:
+        """A bar for what is mostly done in no time; the function is told the share of it that is, in [0, 1]."""
+        with Bar(self._progress, title, 1, brief=True) as bar:
+            bar.at(0.0)
+            yield bar.at
+
+    def over(self, title: str, items: Sequence[Item], unit: str) -> Iterator[Item]:
+        """The same, with a bar for those that take long."""
+        with self.bar(title, len(items), unit, brief=True) as bar:
+            yield from bar.over(items)
 
     def board(self, nets: int, work: float) -> Board:
         return Board(self._progress, nets, work)
-
-
-class Bar:
-    """Progress over `total` units, on standard error; use as a context manager."""
-
-    def __init__(self, console: RichConsole, title: str, total: int, unit: str, *, every: float = 5.0) -> None:
-        self._console, self._title, self._total, self._unit, self._every = console, title, total, unit, every
-        self._done = 0
-        self._live: Progress | None = None
-        if console.is_terminal:
-            self._live = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn(unit),
-                TimeElapsedColumn(),
-                TextColumn("left"),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[note]}"),
-                console=console,
-            )
-
-    def __enter__(self) -> "Bar":
-        self._started = self._spoke = time.monotonic()
-        if self._live:
-            self._live.start()
-            self._task = self._live.add_task(self._title, total=self._total, note="")
-        return self
-
-    def advance(self, by: int = 1, note: str = "") -> None:
-        self._done += by
-        if self._live:
-            self._live.update(self._task, advance=by, note=note)
-            return
-        now = time.monotonic()
-        if now - self._spoke >= self._every or self._done >= self._total:
-            self._spoke = now
-            took = now - self._started
-            left = took / self._done * (self._total - self._done) if self._done else float("nan")
-            self.log(
-                f"{self._title}: {self._done}/{self._total} {self._unit}, {took:.0f} s, about {left:.0f} s left"
-                + (f", {note}" if note else "")
-            )
-
-    def log(self, text: str) -> None:
-        """A line that stays, above the bar."""
-        (self._live.console if self._live else self._console).print(text, soft_wrap=True)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._live:
-            self._live.stop()

@@ -22,7 +22,7 @@ from dxray.attacks.engine.lattice import from_levels
 from dxray.defenses import defended, parse
 from dxray.models.data.faces import Faces
 from dxray.models.victims.checkpoint import ModelCard, load, save
-from dxray.orchestrator.hardening.retrain import RetrainConfig
+from dxray.orchestrator.hardening.request import RetrainConfig
 from dxray.orchestrator.runs.store import IMAGES
 from dxray.orchestrator.sweep.sweep import SweepConfig
 

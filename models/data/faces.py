@@ -24,8 +24,8 @@ import pyarrow as pa
 from dxray.models.data.folders import list_folder, list_utkface
 from dxray.models.data.images import height_width, one_line
 from dxray.models.data.labels import CLASSES, checked_classes, gender_labels, need_all_classes
-from dxray.models.data.reading import SPLITS, FacesError, Listing, Wanted, path_of
-from dxray.models.data.synthetic import draw
+from dxray.models.data.reading import SPLITS, Decoded, FacesError, Listing, Wanted, path_of
+from dxray.models.data.synthetic import BLOCK, draw, labels_of
 from dxray.models.data.tables import list_hf, list_parquet
 
 __all__ = ["READERS", "SPLITS", "Faces", "FacesError", "read", "split_of"]
@@ -123,6 +123,7 @@ def read(
     known: Collection[str] | None = None,
     auxiliary: Sequence[str] = (),
     numbers: Sequence[str] | None = None,
+    on_share: Callable[[float], None] | None = None,
 ) -> Faces:
     """Read the faces of ``spec`` (see the top of this file) as ``channels`` x ``size``, ``(H, W)`` or a side.
 
@@ -132,6 +133,7 @@ def read(
     caller has: only others are opened, of which there may be none, or none of some class. ``auxiliary`` names further
     columns (UTKFace: age and race) that are read where the source has them, as classes: `labels.groups`. ``numbers``
     are the names that a number counts where one is the label, 0 the first; () none, None those of the classes.
+    ``on_share`` is told, as images are decoded, the share of them that are, in (0, 1].
 
     Raises ``FacesError``; a single image that cannot be read is put in ``skipped`` instead.
     """
@@ -153,7 +155,7 @@ def read(
     wanted = Wanted((height, width), channels, seed, named, label, limit, unlabelled, tuple(auxiliary), counted)
 
     try:
-        return _load(spec, READERS[kind](place, wanted), limit, known)
+        return _load(spec, READERS[kind](place, wanted), limit, known, on_share)
     except (OSError, pa.ArrowException) as error:
         raise FacesError(f"{spec} cannot be read ({one_line(error)}): repair it or its permissions") from error
 
@@ -172,16 +174,20 @@ def _list_synthetic(place: str, wanted: Wanted) -> Listing:
         raise FacesError(f"size {height} x {width}: synthetic faces are square, so give one number")
     # They are independent of each other, so the first `limit` are as random a sample as any, and the rest need no ink.
     count = min(count, max(2, wanted.limit or count))
-    try:
-        drawn, genders = draw(range(count), seed=wanted.seed, size=height)
-    except ValueError as error:
-        raise FacesError(f"synthetic:{place} cannot be drawn: {error}") from error
     names = [f"seed{wanted.seed}/{index:07d}" for index in range(count)]
 
-    def load(rows: np.ndarray) -> tuple[np.ndarray, dict[int, str]]:
-        return np.repeat(drawn[rows], wanted.channels, axis=1), {}
+    def load(rows: np.ndarray, decoded: Decoded) -> tuple[np.ndarray, dict[int, str]]:
+        images = np.empty((len(rows), wanted.channels, height, width), np.uint8)
+        for start in range(0, len(rows), BLOCK):
+            some = slice(start, start + BLOCK)
+            try:
+                images[some] = draw(rows[some], seed=wanted.seed, size=height)[0]
+            except ValueError as error:
+                raise FacesError(f"synthetic:{place} cannot be drawn: {error}") from error
+            decoded(len(rows[some]))
+        return images, {}
 
-    labels, classes = gender_labels("synthetic", np.asarray(genders), wanted.classes)
+    labels, classes = gender_labels("synthetic", labels_of(range(count), wanted.seed), wanted.classes)
     return Listing(names, labels, None, classes, load, [], told="as they were drawn")
 
 
@@ -204,7 +210,13 @@ def _unknown_reader(spec: str, kind: str) -> str:
     return f"no reader {kind!r} for {spec!r}: expected {known}"
 
 
-def _load(spec: str, listing: Listing, limit: int | None, known: Collection[str] | None) -> Faces:
+def _load(
+    spec: str,
+    listing: Listing,
+    limit: int | None,
+    known: Collection[str] | None,
+    on_share: Callable[[float], None] | None,
+) -> Faces:
     """The faces of a listing: checked, sorted by name, given splits, sampled, decoded."""
     names = np.array(listing.names, dtype=np.str_)
     rows = np.argsort(names, kind="stable")
@@ -220,7 +232,15 @@ def _load(spec: str, listing: Listing, limit: int | None, known: Collection[str]
         draws = [_fraction(f"limit/{name}") for name in names[rows]]
         rows = rows[np.sort(np.argsort(draws, kind="stable")[:limit])]
 
-    images, reasons = listing.load(rows)
+    done = 0
+
+    def decoded(count: int) -> None:
+        nonlocal done
+        done += count
+        if on_share and count:
+            on_share(done / len(rows))
+
+    images, reasons = listing.load(rows, decoded)
     skipped = listing.skipped + [(listing.names[rows[at]], reason) for at, reason in reasons.items()]
     if reasons:
         if len(reasons) == len(rows) and known is None:

@@ -21,7 +21,7 @@ from dxray.models.data.labels import (
     label_of_utkface,
     told_by_utkface,
 )
-from dxray.models.data.reading import SPLIT_WORDS, FacesError, Listing, Wanted, decode_into, existing
+from dxray.models.data.reading import SPLIT_WORDS, Decoded, FacesError, Listing, Wanted, decode_into, existing
 from dxray.models.data.walk import Identity, identity, is_hidden, is_image, is_run, walk
 
 
@@ -145,11 +145,11 @@ def _file_listing(
 ) -> Listing:
     """A listing of image files, named by their paths relative to ``root``."""
 
-    def load(rows: np.ndarray) -> tuple[np.ndarray, dict[int, str]]:
+    def load(rows: np.ndarray, decoded: Decoded) -> tuple[np.ndarray, dict[int, str]]:
         images = np.empty((len(rows), wanted.channels, *wanted.size), np.uint8)
         size, channels = wanted.size, wanted.channels
         return images, decode_into(
-            images, range(len(rows)), lambda at: decode(root / files[rows[at]], size=size, channels=channels)
+            images, range(len(rows)), lambda at: decode(root / files[rows[at]], size=size, channels=channels), decoded
         )
 
     return Listing([_printable(file) for file in files], labels, splits, classes, load, skipped)

@@ -7,7 +7,6 @@ spec; only the rows that are wanted in the end are then loaded.
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
@@ -46,8 +45,10 @@ class Wanted(NamedTuple):
     numbers: tuple[str, ...] = ()
 
 
+Decoded = Callable[[int], None]  # told that so many more images have been looked at
+
 # Rows of the listing -> their images uint8 (len(rows), C, H, W), and a reason for each position that has none.
-Loader = Callable[[np.ndarray], tuple[np.ndarray, dict[int, str]]]
+Loader = Callable[[np.ndarray, Decoded], tuple[np.ndarray, dict[int, str]]]
 
 
 class Listing(NamedTuple):
@@ -93,7 +94,9 @@ def existing(kind: str, place: str, *, folder: bool) -> Path:
     return path
 
 
-def decode_into(images: np.ndarray, positions: Sequence[int], pixels: Callable[[int], np.ndarray]) -> dict[int, str]:
+def decode_into(
+    images: np.ndarray, positions: Sequence[int], pixels: Callable[[int], np.ndarray], decoded: Decoded
+) -> dict[int, str]:
     """Put ``pixels(position)`` into ``images[position]``, in threads: Pillow lets go of the lock while it decodes.
 
     Returns the reason for each position where that raised ``UnreadableImage``.
@@ -110,5 +113,9 @@ def decode_into(images: np.ndarray, positions: Sequence[int], pixels: Callable[[
 
     starts = range(0, len(positions), _CHUNK)
     workers = max(1, min(_THREADS, os.cpu_count() or 1, len(starts)))
+    found: dict[int, str] = {}
     with quiet_pillow(), ThreadPoolExecutor(workers) as pool:
-        return dict(chain.from_iterable(pool.map(chunk, starts)))
+        for start, reasons in zip(starts, pool.map(chunk, starts), strict=True):
+            found.update(reasons)
+            decoded(min(_CHUNK, len(positions) - start))
+    return found

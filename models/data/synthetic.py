@@ -135,9 +135,9 @@ def draw(
         raise ValueError(f"indices must not be negative, got {numbers.min()}")
     if size < 16:
         raise ValueError(f"size must be at least 16 pixels to hold a face, got {size}")
+    labels = labels_of(numbers, seed)
     numbers = numbers.astype(np.uint64)
     images = np.empty((len(numbers), 1, size, size), np.uint8)
-    labels = _labels(numbers, seed)
     chunk = max(1, CHUNK_PIXELS // size**2)
     for start in range(0, len(numbers), BLOCK):
         part = slice(start, start + BLOCK)
@@ -148,6 +148,13 @@ def draw(
             some = slice(first, first + chunk)
             block[some] = paint({name: value[some] for name, value in traits.items()}, _white_noise(keys[some], size))
     return images, labels
+
+
+def labels_of(indices: npt.NDArray[np.integer] | range, seed: int) -> npt.NDArray[np.int64]:
+    """Labels `(N,)` of faces that need not be drawn: a coin for each pair of neighbours decides which is which."""
+    numbers = np.asarray(indices).astype(np.uint64)
+    coin = _key(seed, 0, numbers >> np.uint64(1)) >> np.uint64(63)
+    return ((numbers & np.uint64(1)) ^ coin).astype(np.int64)
 
 
 def _mix(counter: Hashes) -> Hashes:
@@ -162,12 +169,6 @@ def _key(seed: int, stream: int, numbers: Hashes) -> Hashes:
     """A 64-bit key for each number, of one stream of one seed."""
     origin = _mix(np.array([seed % 2**64], np.uint64))
     return _mix(_mix(origin + np.uint64(stream)) ^ _mix(numbers + np.uint64(1)))
-
-
-def _labels(numbers: Hashes, seed: int) -> npt.NDArray[np.int64]:
-    """Labels `(N,)`: a coin for each pair of neighbours decides which of them is which."""
-    coin = _key(seed, 0, numbers >> np.uint64(1)) >> np.uint64(63)
-    return ((numbers & np.uint64(1)) ^ coin).astype(np.int64)
 
 
 def _traits(keys: Hashes, labels: npt.NDArray[np.int64]) -> Traits:

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from PIL import Image
 
 from dxray.models.data.images import IMAGE_SUFFIXES, UnreadableImage, decode, fit_to, looks_encoded, suffix_of
-from dxray.models.data.reading import FacesError, Wanted, decode_into
+from dxray.models.data.reading import Decoded, FacesError, Wanted, decode_into
 
 SAMPLE = 64  # cells that tell what a column holds
 SMALLEST = 64  # bytes of an image as raw pixels: fewer are no picture
@@ -94,7 +94,13 @@ def file_at(text: str, root: Any) -> Any:
 
 
 def load_cells(
-    spec: str, batches: Iterable[pa.Array], positions: np.ndarray, names: list[str], root: Path, wanted: Wanted
+    spec: str,
+    batches: Iterable[pa.Array],
+    positions: np.ndarray,
+    names: list[str],
+    root: Path,
+    wanted: Wanted,
+    decoded: Decoded,
 ) -> tuple[np.ndarray, dict[int, str]]:
     """The images of the rows with a position >= 0, a batch of cells at a time, and the reasons of those without.
 
@@ -108,13 +114,19 @@ def load_cells(
         rows = slice(start, start + len(column))
         form = form or form_of(spec, column)
         cells, paths = cells_of(column, form or Form())
-        reasons |= _into(images, positions[rows], cells, paths, (form or Form()).side, root)
+        reasons |= _into(images, positions[rows], cells, paths, (form or Form()).side, root, decoded)
         start = rows.stop
     return images, reasons
 
 
 def _into(
-    images: np.ndarray, positions: np.ndarray, cells: pa.Array, paths: pa.Array | None, side: int, root: Path
+    images: np.ndarray,
+    positions: np.ndarray,
+    cells: pa.Array,
+    paths: pa.Array | None,
+    side: int,
+    root: Path,
+    decoded: Decoded,
 ) -> dict[int, str]:
     """Put ``cells``, or where they are empty the files ``paths`` names, at their ``positions`` of ``images``."""
     channels, height, width = images.shape[1:]
@@ -127,6 +139,7 @@ def _into(
             begins = int(np.frombuffer(ends, np.int64)[raw.offset])
             pixels = np.frombuffer(data, np.uint8, len(raw) * side * side, begins).reshape(-1, 1, side, side)
             images[positions[whole & left]] = pixels[left[whole]]
+            decoded(int((whole & left).sum()))
         left &= ~whole
     row_at = {int(positions[row]): int(row) for row in np.flatnonzero(left)}
 
@@ -139,7 +152,7 @@ def _into(
             raise UnreadableImage("no image stored")
         return decode(file_at(path, root), size=(height, width), channels=channels)
 
-    return decode_into(images, list(row_at), pixels_at)
+    return decode_into(images, list(row_at), pixels_at, decoded)
 
 
 def _plain(column: pa.Array) -> pa.Array:

@@ -24,7 +24,7 @@ from dxray.models.data.labels import (
     must_be_readable,
     no_column,
 )
-from dxray.models.data.reading import SPLIT_WORDS, SPLITS, FacesError, Listing, Wanted, existing, path_of
+from dxray.models.data.reading import SPLIT_WORDS, SPLITS, Decoded, FacesError, Listing, Wanted, existing, path_of
 from dxray.models.data.table_images import load_cells
 
 _BATCH = 2048  # rows of a table in memory at a time
@@ -165,10 +165,10 @@ def _table_listing(
     taken = np.arange(len(labels)) if wanted.unlabelled else np.flatnonzero(labels >= 0)
     skipped = [(names[row], f"no {label}") for row in np.setdiff1d(np.arange(len(labels)), taken)]
 
-    def load(rows: np.ndarray) -> tuple[np.ndarray, dict[int, str]]:
+    def load(rows: np.ndarray, decoded: Decoded) -> tuple[np.ndarray, dict[int, str]]:
         positions = np.full(table.num_rows, -1)
         positions[taken[rows]] = np.arange(len(rows))
-        return load_cells(spec, batches(), positions, names, root, wanted)
+        return load_cells(spec, batches(), positions, names, root, wanted, decoded)
 
     return Listing(
         [names[row] for row in taken],

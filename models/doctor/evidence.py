@@ -1,6 +1,6 @@
 """What is known of a training: the evidence that the doctor's findings rest on, and how it is taken from a net."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -127,14 +127,26 @@ class Evidence:
         return min((loss for loss in known if loss is not None), default=None)
 
 
-def examine(net: nn.Module, splits: Mapping[str, Split]) -> dict[str, Any]:
+def examine(
+    net: nn.Module, splits: Mapping[str, Split], *, on_share: Callable[[float], None] | None = None
+) -> dict[str, Any]:
     """What a net itself shows, as keyword arguments of `Evidence`; the net is left as it was.
 
     Args:
         net: `(N, C, H, W)` in [0, 1] to logits `(N, classes)`, or `(N, 1)`: one logit, for the second of two classes.
         splits: logits are taken of up to 2,000 training images, and of all others.
+        on_share: called after each batch of them with the share that is answered, in (0, 1].
     """
-    seen = {name: _answered(net, split, SAMPLE if name == "train" else None) for name, split in splits.items()}
+    asked = {name: split.images[: SAMPLE if name == "train" else None] for name, split in splits.items()}
+    done, count = 0, sum(map(len, asked.values()))
+
+    def answered(images: int) -> None:
+        nonlocal done
+        done += images
+        if on_share:
+            on_share(done / count)
+
+    seen = {name: _answered(net, split, asked[name], answered) for name, split in splits.items()}
     some = next(split for split in splits.values() if len(split))
     outputs = _outputs(net, _far(net, some.images[:FEW])).numpy()
     found: dict[str, Any] = {"splits": seen, "outputs": outputs, "absent": {}}
@@ -147,12 +159,16 @@ def examine(net: nn.Module, splits: Mapping[str, Split]) -> dict[str, Any]:
     return found | {"layers": layer_figures(net, some.images[:PROBED], some.labels[:PROBED])}
 
 
-def _answered(net: nn.Module, split: Split, most: int | None) -> Split:
+def _answered(net: nn.Module, split: Split, images: np.ndarray, answered: Callable[[int], None]) -> Split:
     if not len(split):
         return split
-    device, images = device_of(net), split.images[:most]
-    parts = (to_device(images[at : at + BATCH], device) for at in range(0, len(images), BATCH))
-    logits = _outputs(net, parts).numpy()
+
+    def batches() -> Iterator[Tensor]:
+        for at in range(0, len(images), BATCH):
+            yield to_device(images[at : at + BATCH], device_of(net))
+            answered(len(images[at : at + BATCH]))
+
+    logits = _outputs(net, batches()).numpy()
     if logits.shape[1] == 1:
         logits = np.concatenate([np.zeros_like(logits), logits], axis=1)
     return Split(split.images, split.labels, split.names, logits)

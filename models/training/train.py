@@ -80,6 +80,7 @@ def fit(
     device: torch.device | None = None,
     state: Path | None = None,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
+    on_share: Callable[[float], None] | None = None,
 ) -> list[dict[str, Any]]:
     """Train `net` in place; afterwards it is in eval mode on `device`.
 
@@ -106,6 +107,7 @@ def fit(
             below an earlier one.
         state: a file that keeps the state after each epoch; where it exists, the training goes on from it.
         on_epoch: called with the row of each epoch that is trained.
+        on_share: called after each batch with the share of the training that is done, in (0, 1].
 
     Returns:
         A row per epoch: `epoch` (from 1), `loss`, `train_accuracy` (of the augmented images, as seen while learning),
@@ -159,6 +161,8 @@ def fit(
                 # Summed on the device: reading a number here would make CUDA wait at every step.
                 total += loss.detach() * len(rows)
                 right += (logits.detach().argmax(1) == wanted).sum()
+                if on_share:
+                    on_share((epoch * steps + step + 1) / (epochs * steps))
             loss_of_epoch = float(total / len(images))
             # Written so that a loss that is no number fails it too.
             if not loss_of_epoch < ABSURD * math.log(max(2, logits.shape[1])):

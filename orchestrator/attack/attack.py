@@ -18,8 +18,9 @@ from dxray.models.victims.checkpoint import CARD, CheckpointError, ModelCard
 from dxray.models.victims.victim import payload_name
 from dxray.orchestrator.attack import net_checks
 from dxray.orchestrator.attack.in_process import Compute, Workers
-from dxray.orchestrator.attack.input_lists import Listed, difference, fresh, write_list
-from dxray.orchestrator.attack.inputs import absolute, list_inputs
+from dxray.orchestrator.attack.input_lists import Listed, already_listed, difference, fresh, write_list
+from dxray.orchestrator.attack.inputs import Input, absolute, list_inputs
+from dxray.orchestrator.attack.moved import move
 from dxray.orchestrator.attack.net_checks import Sample
 from dxray.orchestrator.attack.options import class_named, in_effect, must_be_usable
 from dxray.orchestrator.attack.run import to_resume, whole_summary, work_off
@@ -27,6 +28,7 @@ from dxray.orchestrator.attack.sharding import bounds
 from dxray.orchestrator.attack.shards import Job
 from dxray.orchestrator.console import Console
 from dxray.orchestrator.errors import FULL, UserError, cannot_write
+from dxray.orchestrator.progress import Bar
 from dxray.orchestrator.runs.buckets import Place
 from dxray.orchestrator.runs.rows import CONFIG
 from dxray.orchestrator.runs.store import (
@@ -93,7 +95,7 @@ def attack(
     card_bytes, weights = _defended(config)
     net, card = restore(card_bytes, weights)
     must_be_usable(config.attack, config.options, card, seed=config.seed, target=config.target, name=config.name)
-    labeller = labeller_of(card, config.labels, config.label, config.classes)
+    labeller = _labeller(config, card)
     if config.target is not None:
         config.target = class_named(config.target, card)
     config.paths = [absolute(path) for path in config.paths]
@@ -103,19 +105,22 @@ def attack(
             record = _record(out)
             _same(record, config, card, out)
             console.say(f"'{out}' holds this run; it goes on")
-            return _go_on(record, out, console, compute)
+            return _go_on(record, out, console, compute, paths=config.paths)
         passed_over: Counter[str] = Counter()
         inputs = list_inputs(config.paths, classes=card.classes, labeller=labeller, passed_over=passed_over)
         first = list(islice(inputs, 2))
         if config.name is not None and len(first) != 1:
             raise UserError("--name names the files of a single face, and several were given; leave it out")
         sample = Sample(len(card.classes))
-        listed = write_list(out, 0, sample.of(chain(first, inputs)))
+        with console.bar("listing", None, "images", brief=True) as bar:
+            found = write_list(out, 0, sample.of(bar.over(chain(first, inputs))))
         console.say(str(labeller))
-        for finding in (findings := net_checks.findings(net, card, sample, labeller.counted)):
+        with console.bar("checking the net", None, "images", brief=True) as bar:
+            findings = net_checks.findings(net, card, bar.over(sample), labeller.counted)
+        for finding in findings:
             console.say(f"warning: the net may not be fit to be attacked: {finding}")
         if config.png is None:
-            config.png = isinstance(out, Path) and listed.inputs <= PNG_LIMIT
+            config.png = isinstance(out, Path) and found.inputs <= PNG_LIMIT
         write_bytes(out / "model" / payload_name(card_bytes), weights)
         write_bytes(out / "model" / CARD, card_bytes)
         record = {
@@ -125,10 +130,10 @@ def attack(
             "classes": card.classes,
             "findings": [asdict(finding) for finding in findings],
             "versions": versions(),
-            "inputs": listed.inputs,
+            "inputs": found.inputs,
             "passed_over": dict(passed_over.most_common()),
             "numbers": labeller.counted,
-            "lists": [_begun(listed, 0, labeller)],
+            "lists": [_begun(found, 0, labeller)],
         }
         write_json(out / CONFIG, record)
         return work_off(_job(record, out), record, card, console, compute)
@@ -139,6 +144,7 @@ def resume(
     console: Console,
     *,
     update: bool = False,
+    paths: Sequence[str] = (),
     workers: Workers = "auto",
     address: str | None = None,
     gpus_per_worker: float | None = None,
@@ -147,6 +153,7 @@ def resume(
 
     Args:
         update: also attack the inputs that are new since the run was begun or last updated.
+        paths: where the same images are now, if elsewhere, see `moved.move`; the run keeps these places.
         workers, address, gpus_per_worker: as for `attack`; they may be others than before. "auto" leaves a run to Ray
             whose last process was killed while it attacked.
 
@@ -160,11 +167,17 @@ def resume(
     _record(out)
     writable_folder(out, "the attack's results")
     with _in(out, console):
-        return _go_on(_record(out), out, console, compute, update=update)
+        return _go_on(_record(out), out, console, compute, update=update, paths=paths)
 
 
 def _go_on(
-    record: dict[str, Any], out: Place, console: Console, compute: Compute, *, update: bool = False
+    record: dict[str, Any],
+    out: Place,
+    console: Console,
+    compute: Compute,
+    *,
+    update: bool = False,
+    paths: Sequence[str] = (),
 ) -> dict[str, Any]:
     try:
         _, card = restore(*read_net(out / "model"))
@@ -174,8 +187,11 @@ def _go_on(
         raise UserError(f"the net in '{out / 'model'}' is not the one this run was started with; put it back")
     if record["versions"] != versions():
         console.say(f"warning: begun with {_told(record['versions'])}, going on with {_told(versions())}")
+    if paths:
+        with console.bar("comparing", None, "images", brief=True) as bar:
+            _move(record, out, paths, card, bar, update=update)
     config, lists = AttackConfig(**record["config"]), record["lists"]
-    labeller = labeller_of(card, config.labels, config.label, config.classes)
+    labeller = _labeller(config, card)
     passed_over: Counter[str] = Counter()
     inputs = list_inputs(config.paths, classes=card.classes, labeller=labeller, passed_over=passed_over)
     if update and config.name is not None:
@@ -186,25 +202,58 @@ def _go_on(
     if update:
         if "counts" not in record:
             work_off(_job(record, out), record, card, console, compute)
-        listed = write_list(out, len(lists), fresh(out, len(lists), inputs))
-        console.say(f"update: {listed.inputs:,} inputs are new")
+        with console.bar("listing", None, "images", brief=True) as bar:
+            found = write_list(out, len(lists), fresh(out, len(lists), bar.over(_there(inputs, out))))
+        console.say(f"update: {found.inputs:,} inputs are new")
         record["passed_over"] = dict(passed_over.most_common())
-        if listed.inputs:
+        if found.inputs:
             first_part = lists[-1]["first_part"] + sum(1 for _ in bounds(lists[-1]))
             if record.pop("compacted", False):
                 lists[:] = [one | {"compacted": True} for one in lists]
-            lists.append(_begun(listed, first_part, labeller))
-            record["inputs"] += listed.inputs
+            lists.append(_begun(found, first_part, labeller))
+            record["inputs"] += found.inputs
             record.pop("counts", None)
             write_json(out / CONFIG, record)
-    elif changed := difference(out, len(lists), inputs):
-        raise UserError(
-            f"the inputs of '{out}' have changed since it was started: {changed}; put them back, take new ones in "
-            f"with --update, or start a run in another folder"
-        )
+    else:
+        with console.bar("listing", record["inputs"], "images", brief=True) as bar:
+            changed = difference(out, len(lists), bar.over(_there(inputs, out)))
+        if changed:
+            raise UserError(
+                f"the inputs of '{out}' have changed since it was started: {changed}; put them back, take new ones in "
+                f"with --update, or start a run in another folder"
+            )
     if record.get("compacted"):  # its parts are no longer those of its shards; it was finished before
         return whole_summary(record, out) | {"out": str(out)}
     return work_off(_job(record, out), record, card, console, compute)
+
+
+def _move(record: dict[str, Any], out: Place, paths: Sequence[str], card: ModelCard, bar: Bar, *, update: bool) -> None:
+    """The record and lists of the run come to say that its images are at `paths`; UserError where others are there.
+
+    Args:
+        update: whether there may be new images beside those of the run.
+    """
+    config, lists = AttackConfig(**record["config"]), record["lists"]
+    places = [absolute(path) for path in paths]
+    if places == config.paths:
+        return
+
+    def there() -> Iterator[Input]:
+        inputs = bar.over(list_inputs(places, classes=card.classes, labeller=_labeller(config, card)))
+        return already_listed(out, len(lists), inputs) if update else inputs
+
+    found = move(out, len(lists), places, there)
+    record["lists"] = [one | now for one, now in zip(lists, found, strict=True)]
+    record["config"]["paths"] = places
+    write_json(out / CONFIG, record)
+
+
+def _there(inputs: Iterator[Input], out: Place) -> Iterator[Input]:
+    """The inputs of a run that goes on; where they cannot be listed, the sentence says what to do if they moved."""
+    try:
+        yield from inputs
+    except UserError as wrong:
+        raise UserError(f"{wrong}; if the images are elsewhere now, say where: {to_resume(out)} PATHS") from None
 
 
 def _job(record: dict[str, Any], out: Place) -> Job:
@@ -251,6 +300,10 @@ def labeller_of(card: ModelCard, labels: str, label: str | None, classes: Sequen
     return Labeller(card.classes, numbers=names, how=labels, column=label)
 
 
+def _labeller(config: AttackConfig, card: ModelCard) -> Labeller:
+    return labeller_of(card, config.labels, config.label, config.classes)
+
+
 def _begun(listed: Listed, first_part: int, labeller: Labeller) -> dict[str, Any]:
     """What the record says of a list before any of it is attacked."""
     how = {"first_part": first_part, "workers": None, "most": None, "largest": None}
@@ -265,10 +318,13 @@ def _record(out: Place) -> dict[str, Any]:
 
 
 def _same(record: dict[str, Any], config: AttackConfig, card: ModelCard, out: Place) -> None:
-    """UserError where the run in `out` is not the one that is asked for, naming the first thing that differs."""
+    """UserError where the run in `out` is not the one that is asked for, naming the first thing that differs.
+
+    Of places that differ the images decide, see `moved.move`.
+    """
     holds = f"'{out}' holds {'a finished run' if 'counts' in record else 'an unfinished run'}"
     otherwise = f"choose another --out, or go on with it: {to_resume(out)}"
-    left_open = {"model"} | ({"png"} if config.png is None else set())
+    left_open = {"model", "paths"} | ({"png"} if config.png is None else set())
     then, now = _flat(AttackConfig(**record["config"])), _flat(config)
     must_be_asked_alike(then, now, holds, otherwise, but=left_open)
     if record["net_sha256"] != card.sha256:

@@ -33,26 +33,39 @@ class Content:
 
 def contents(inputs: Sequence[Input], card: ModelCard) -> Iterator[Content]:
     """What each input holds, in their order."""
+    for read, side in _readers(inputs):
+        found = Content()
+        try:
+            encoded = read()
+            found.sha256 = hashlib.sha256(encoded).hexdigest()
+            found.pixels = pixels_of(encoded, side, size=card.size, channels=card.channels)
+        except UnreadableImage as wrong:
+            found.reason = str(wrong)
+        yield found
+
+
+def digests(inputs: Sequence[Input]) -> list[str | None]:
+    """The sha256 of each input's bytes, in their order; None where they cannot be read."""
+    found: list[str | None] = []
+    for read, _ in _readers(inputs):
+        try:
+            found.append(hashlib.sha256(read()).hexdigest())
+        except UnreadableImage:
+            found.append(None)
+    return found
+
+
+def _readers(inputs: Sequence[Input]) -> Iterator[tuple[Callable[[], bytes], int]]:
+    """What reads the bytes of each input, and the side of a square of raw pixels; 0: the bytes are an encoded image."""
     for table, rows in groupby(inputs, key=lambda item: item.path if item.row is not None else None):
         items = list(rows)
         if table is None:
             for item in items:
-                yield _content(partial(_read, _place(item.path)), 0, card)
+                yield partial(_read, _place(item.path)), 0
         else:
             stored = read_cells(table.decode(), [item.row for item in items if item.row is not None])
             for cell in stored.cells:
-                yield _content(partial(_bytes_of, cell, stored.root), stored.side, card)
-
-
-def _content(read: Callable[[], bytes], side: int, card: ModelCard) -> Content:
-    found = Content()
-    try:
-        encoded = read()
-        found.sha256 = hashlib.sha256(encoded).hexdigest()
-        found.pixels = pixels_of(encoded, side, size=card.size, channels=card.channels)
-    except UnreadableImage as wrong:
-        found.reason = str(wrong)
-    return found
+                yield partial(_bytes_of, cell, stored.root), stored.side
 
 
 def _bytes_of(cell: bytes | str | None, root: Place) -> bytes:

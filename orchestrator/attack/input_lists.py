@@ -4,9 +4,9 @@ One file holds what was listed when the run was begun; each update adds a file w
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import compress, islice
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -76,30 +76,42 @@ def read_list(out: Place, number: int, start: int = 0, stop: int | None = None) 
         raise UserError(f"'{list_file(out, number)}' cannot be read ({said}); start the run anew") from None
 
 
-def difference(out: Place, lists: int, inputs: Iterable[Input]) -> str | None:
+def difference(out: Place, lists: int, inputs: Iterable[Input], *, moved: bool = False) -> str | None:
     """What sets the inputs that are there now apart from those in a run's lists; None: nothing.
 
     The order of inputs follows from their names, so each list is a part of what is there now, in the same order.
+
+    Args:
+        moved: whether their places may be others.
     """
+    key = _moved_key if moved else _key
     left = [read_list(out, number) for number in range(lists)]
     heads = [next(one, None) for one in left]
     for now in inputs:
-        at = next((i for i, head in enumerate(heads) if head and _key(head) == _key(now)), None)
+        at = next((i for i, head in enumerate(heads) if head and key(head) == key(now)), None)
         if at is None:
-            return _told_apart(now, heads, out)
+            return _told_apart(now, heads, out, key)
         heads[at] = next(left[at], None)
     gone = next((head for head in heads if head), None)
     return f"'{gone.name}' is gone" if gone else None
 
 
-def _told_apart(now: Input, heads: Sequence[Input | None], out: Place) -> str:
+def _told_apart(now: Input, heads: Sequence[Input | None], out: Place, key: Callable[[Input], object]) -> str:
     for number, head in enumerate(heads):
         for then in read_list(out, number):
-            if then.name == now.name and _key(then) == _key(now) and head:
+            if then.name == now.name and key(then) == key(now) and head:
                 return f"'{head.name}' is gone"
             if then.name == now.name:
                 return f"'{now.name}' has another {'label' if then.label != now.label else 'place'}"
     return f"'{now.name}' is new"
+
+
+def placed(listed: Iterable[Input], now: Iterable[Input]) -> Iterator[Input]:
+    """The inputs of a list with the places that they have now; `now` holds them all, and perhaps others, in order."""
+    there = iter(now)
+    for item in listed:
+        path = next(one.path for one in there if one.name == item.name)
+        yield item._replace(path=path)
 
 
 def fresh(out: Place, lists: int, inputs: Iterable[Input]) -> Iterator[Input]:
@@ -107,19 +119,37 @@ def fresh(out: Place, lists: int, inputs: Iterable[Input]) -> Iterator[Input]:
 
     What is known is held in memory, in Arrow.
     """
-    tables = [read_table(list_file(out, i), columns=["name", "triple"]) for i in range(lists)]
-    names, triples = pa.concat_tables(tables).columns
+    names, triples = _columns(out, lists, "name", "triple")
     for some in _batches(inputs):
-        old = pc.is_in(pa.array([item.name for item in some], pa.string()), value_set=names).to_pylist()
+        old = _in([item.name for item in some], names)
         new = [item for item, known in zip(some, old, strict=True) if not known]
-        taken = pc.is_in(pa.array([item.triple for item in new], pa.string()), value_set=triples).to_pylist()
+        taken = _in([item.triple for item in new], triples)
         for item, known in zip(new, taken, strict=True):
             yield item._replace(triple=told_apart(item.triple, item.name)) if known else item
+
+
+def already_listed(out: Place, lists: int, inputs: Iterable[Input]) -> Iterator[Input]:
+    """Those of the inputs whose names are in one of a run's lists, which are held in memory, in Arrow."""
+    (names,) = _columns(out, lists, "name")
+    for some in _batches(inputs):
+        yield from compress(some, _in([item.name for item in some], names))
+
+
+def _columns(out: Place, lists: int, *names: str) -> list[pa.ChunkedArray]:
+    return pa.concat_tables([read_table(list_file(out, i), columns=list(names)) for i in range(lists)]).columns
+
+
+def _in(texts: Sequence[str], known: pa.ChunkedArray) -> list[bool]:
+    return pc.is_in(pa.array(texts, pa.string()), value_set=known).to_pylist()
 
 
 def _key(item: Input) -> tuple[object, ...]:
     """All but the triple, which may depend on what was there when the list was made."""
     return item.name, item.path, item.row, item.label
+
+
+def _moved_key(item: Input) -> tuple[object, ...]:
+    return item.name, item.row, item.label
 
 
 def _batches(inputs: Iterable[Input]) -> Iterator[list[Input]]:

@@ -57,7 +57,8 @@ class Options:
 def _check(**options: Any) -> None:
     if options.keys() & {"resume", "update"}:
         reason = "--resume and --update take all else from the run itself"
-        must_leave_out(options, reason, but=FREE | {"resume", "update"})
+        places = {"paths"}  # where its images are now
+        must_leave_out(options, reason, but=FREE | places | {"resume", "update"})
 
 
 verb = App(name="attack", validator=_check)
@@ -117,8 +118,8 @@ def attack(
         name: of a single face's files: adv_nom1_nom2_mod.png
         strict: exit code 1 if an image could not be read
         out: folder for the results
-        resume: go on with the stopped run in DIR
-        update: attack what is new in the places of the run in DIR
+        resume: go on with the stopped run in DIR; with PATHS, where its images are now
+        update: attack what is new in the places of the run in DIR, or in PATHS, if they are there now
     """
     from dxray.orchestrator.attack import attack as runs
     from dxray.orchestrator.console import Console
@@ -127,7 +128,7 @@ def attack(
     console = Console(as_json=json)
     how: dict[str, Any] = {"address": address, "gpus_per_worker": gpus_per_worker, "workers": workers}
     if run := resume or update:
-        result = runs.resume(run, console, update=update is not None, **how)
+        result = runs.resume(run, console, update=update is not None, paths=paths, **how)
     else:
         if not model:
             raise UserError("an attack needs --model: the folder of a net, or of a sweep")

@@ -41,7 +41,8 @@ def demo(*, out: Folder = Path("runs/demo"), seed: Seed = 0, address: Address = 
     started = time.perf_counter()
     with connected(address):
         console.say(f"1. faces: {FACES:,} of them, drawn, not photographs; the two classes are a convention")
-        faces = read(f"synthetic:{FACES}", seed=seed)
+        with console.share("drawing") as on_share:
+            faces = read(f"synthetic:{FACES}", seed=seed, on_share=on_share)
         console.say(faces.summary())
 
         console.say("\n2. sweep: a small grid of nets, trained by Ray Tune")

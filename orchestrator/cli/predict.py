@@ -40,7 +40,7 @@ def predict(
         out = writable_folder(out, "the answers")
     torch.set_num_threads(1)  # for few images at a time: several threads would mostly wait for each other
     found = []
-    for image in images:
+    for image in console.over("predicting", images, "images"):
         row: dict[str, Any] = {"image": image, "class": None, "probability": None, "error": None}
         found.append(row)
         try:

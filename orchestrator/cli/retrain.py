@@ -32,7 +32,7 @@ from dxray.orchestrator.cli.options import (
 from dxray.orchestrator.errors import Busy, UserError
 
 if TYPE_CHECKING:
-    from dxray.orchestrator.hardening.retrain import RetrainConfig
+    from dxray.orchestrator.hardening.request import RetrainConfig
     from dxray.orchestrator.hardening.schedule import Schedule
 
 WHEN = Group(validator=mutually_exclusive)
@@ -105,6 +105,8 @@ def _check(**options: Any) -> None:
         free = {"resume", "update", "show", "rollback", "to_round", "every", "cron", "json", "address"}
         if "update" in options or "times" in options:  # these look for new faces, which it may label
             free.add("label_by")
+        if options.keys() & {"resume", "update"}:  # where its faces are now
+            free.add("data")
         must_leave_out(options, f"'{named[0]}' holds what the run was begun with", but=free)
 
 
@@ -114,7 +116,7 @@ verb = App(name="retrain", validator=_check)
 @verb.default
 def retrain(
     *,
-    data: Source = "synthetic",
+    data: Annotated[Source | None, Parameter(show_default="synthetic")] = None,
     label: Label = None,
     classes: Classes = None,
     model: Annotated[PathText | None, Parameter(group=NET, metavar="NET")] = None,
@@ -140,7 +142,7 @@ def retrain(
     $ dxray retrain --rollback runs/retrain
 
     Args:
-        data: labelled faces, as for sweep
+        data: labelled faces, as for sweep; with resume or update, where those of RUN are now
         model: the net to begin with: a checkpoint, or a sweep's folder
         max_clean_drop: a net that costs so much clean accuracy is not put in use
         label_by: new faces without a label get that of this net, marked
@@ -166,23 +168,26 @@ def retrain(
             result = runs.result_of(show)
         elif update:
             try:
-                result = runs.update(update, console, label_by=label_by, address=address)
+                result = runs.update(update, console, data=data, label_by=label_by, address=address)
             except Busy as wrong:
                 # Begun by cron while the one before still works: no fault, and nobody is to be woken by it.
                 console.say(f"{wrong}; nothing is done this time")
                 console.result({"out": str(update), "busy": True})
                 return
         elif resume:
-            result = runs.resume(resume, console, address=address)
+            result = runs.resume(resume, console, data=data, address=address)
         else:
-            config = _config(data, label, classes, model, training, rules, max_clean_drop, label_by, seed)
+            config = _config(
+                data or "synthetic", label, classes, model, training, rules, max_clean_drop, label_by, seed
+            )
             result = runs.retrain(config, out, console, address=address)
         show_rounds(result, console)
         console.result(result)
     if schedule:
         run = (update or resume or out).expanduser().absolute()
         runs.recorded(run)
-        keep(run, schedule, lambda: runs.update(run, console, label_by=label_by, address=address), console)
+        moved = data if update or resume else None
+        keep(run, schedule, lambda: runs.update(run, console, data=moved, label_by=label_by, address=address), console)
 
 
 def _schedule(times: Times) -> "Schedule | None":
@@ -204,7 +209,7 @@ def _config(
     label_by: str | None,
     seed: int,
 ) -> "RetrainConfig":
-    from dxray.orchestrator.hardening.retrain import RetrainConfig
+    from dxray.orchestrator.hardening.request import RetrainConfig
     from dxray.orchestrator.hardening.round_training import ROUNDS
     from dxray.orchestrator.hardening.stop_rules import Rules
 

@@ -31,6 +31,7 @@ def show(
     from dxray.orchestrator.reports.show import show as shown
 
     console = Console(as_json=json)
-    result = shown(run, where=where, count=count, out=out)
+    with console.share("reading the run") as on_share:
+        result = shown(run, where=where, count=count, out=out, on_share=on_share)
     show_run(result, console)
     console.result(result)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import App, Parameter
 
 from dxray.orchestrator.cli.options import GRID, RUN, WAYS, Address, Json, Place, must_leave_out
-from dxray.orchestrator.cli.sweep_options import GRIDS, Data, GridFile, Resources, Search, Values, asked
+from dxray.orchestrator.cli.sweep_options import GRIDS, Data, GridFile, Resources, Search, Values, asked, named_sources
 
 if TYPE_CHECKING:
     from dxray.orchestrator.console import Console
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 def _check(**options: Any) -> None:
     if "resume" in options:
         reason = "--resume takes all else from the sweep itself"
-        must_leave_out(options, reason, but={"resume", "address", "json"})
+        places = {"data", "validate"}  # where its faces are now
+        must_leave_out(options, reason, but={"resume", "address", "json"} | places)
 
 
 verb = App(name="sweep", validator=_check)
@@ -48,7 +49,7 @@ def sweep(
     Args:
         list_presets: say what each preset costs and gives
         out: folder for the results
-        resume: go on with the stopped sweep in DIR
+        resume: go on with the stopped sweep in DIR; with data and validate, where its faces are now
         show: the table of the sweep in DIR, while it runs too
         mlflow: also log every net to this MLflow server or sqlite:///FILE
     """
@@ -63,7 +64,8 @@ def sweep(
     from dxray.orchestrator.sweep import sweep as sweeps
 
     if resume:
-        result = sweeps.resume(resume, console, address=address)
+        validate = named_sources(data.validate or [])
+        result = sweeps.resume(resume, console, data=data.data, validate=validate, address=address)
     else:
         config = asked(data, files, values or {}, search, resources, mlflow, console)
         result = sweeps.sweep(config, out, console, address=address)

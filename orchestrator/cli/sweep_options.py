@@ -23,7 +23,7 @@ _KINDS: dict[type, Any] = {int: Whole, float: float, bool: Literal["on", "off"],
 @Parameter(name="*", group=DATA)
 @dataclass(frozen=True)
 class Data:
-    data: Source = "synthetic"
+    data: Annotated[Source | None, Parameter(show_default="synthetic")] = None
     """synthetic[:N] (drawn, not photographs), utkface:DIR, folder:DIR, parquet:FILE or hf:NAME_OR_DIR[:SPLIT]"""
     classes: str | None = None
     """names of the classes in the order of their labels, separated by commas"""
@@ -101,13 +101,13 @@ def asked(
         for name, several in values.items()
     }
     return SweepConfig(
-        data=data.data,
+        data=data.data or "synthetic",
         size=data.size,
         classes=data.classes.split(",") if data.classes else None,
         label=data.label,
         data_seed=values["seed"][0] if "seed" in values else 0,
         grid=_grid(files, grid, console),
-        validate=_named_sources(data.validate or []),
+        validate=named_sources(data.validate or []),
         mlflow=mlflow,
         **vars(search),
         **vars(resources),
@@ -127,7 +127,7 @@ def _grid(files: GridFile, values: Grid, console: "Console") -> Grid | Sequence[
     return grids
 
 
-def _named_sources(texts: Sequence[str]) -> dict[str, str]:
+def named_sources(texts: Sequence[str]) -> dict[str, str]:
     """`NAME=SOURCE`, of `--validate`."""
     found: dict[str, str] = {}
     for text in texts:

@@ -5,7 +5,7 @@ faces/held_out/0000.parquet                                      those that the 
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,6 +71,7 @@ def take_in(
     *,
     label_by: str | None,
     held_out: int,
+    on_share: Callable[[float], None] | None = None,
 ) -> dict[str, Any]:
     """Take the faces of the source that are not there yet into the run's folder.
 
@@ -79,6 +80,7 @@ def take_in(
         net: the one that is retrained, which the labels are held against, and its card.
         label_by: a net that labels faces which came without; None: these are left where they are. They are trained on
             only: a net is not measured by what another net believes.
+        on_share: as `faces.read` takes it.
         held_out: of the validation faces so many are what the generation's nets are judged on.
 
     Returns:
@@ -102,6 +104,7 @@ def take_in(
         classes=card.classes,
         unlabelled=True,
         known=known if generation else None,
+        on_share=on_share,
     )
     if not generation:
         _must_not_have_learnt_validation(card, faces)

@@ -6,22 +6,30 @@ rounds end by a stop rule, and its most robust net takes the other's place where
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from torch import nn
 
 from dxray.defenses import defended
-from dxray.defenses.adversarial_training import METHODS
 from dxray.models.data.faces import FacesError
 from dxray.models.versions import versions
 from dxray.models.victims.checkpoint import CARD, WEIGHTS, ModelCard, load, net_of_round, read
 from dxray.orchestrator.console import Console
 from dxray.orchestrator.errors import FULL, Interrupted, UserError, cannot_write
 from dxray.orchestrator.hardening import promotion
+from dxray.orchestrator.hardening.moved import must_hold
 from dxray.orchestrator.hardening.new_faces import take_in
+from dxray.orchestrator.hardening.request import USUAL, RetrainConfig, must_make_sense
 from dxray.orchestrator.hardening.round_training import ROUNDS, Recipe
-from dxray.orchestrator.hardening.rounds import JUDGES, rows_of, run_round, seconds_of, training_attack, write_rounds
+from dxray.orchestrator.hardening.rounds import (
+    rows_of,
+    run_round,
+    seconds_of,
+    told,
+    training_attack,
+    write_rounds,
+)
 from dxray.orchestrator.hardening.stop_rules import Rules, why_stop
 from dxray.orchestrator.ray.session import largest_node
 from dxray.orchestrator.ray.shared_storage import joined
@@ -40,59 +48,6 @@ from dxray.orchestrator.runs.working_copy import load_net, on_disk
 FORMAT = "dxray retrain 1"
 CONFIG = "retrain.json"
 
-# Of the rounds, and of the methods that attack in each batch.
-USUAL: dict[bool, dict[str, float]] = {
-    True: {"eps": 2 / 255, "epochs": 3, "lr": 1e-3},
-    False: {"eps": 8 / 255, "epochs": 12, "lr": 3e-3},
-}
-
-
-@dataclass
-class RetrainConfig:
-    """What decides the rounds of a run; written to `retrain.json` before the first, and kept on resume.
-
-    Attributes:
-        data, label, data_seed: as `faces.read` takes them.
-        model: the net to begin with, a checkpoint that can be trained.
-        method: `rounds`, or one of `adversarial_training.METHODS`, which are a single round.
-        attacks: by which the rounds attack the training faces. norm: which of their norms, where not the usual one.
-        eps, epochs, lr: None: as in `USUAL`. eps is the Linf budget of these attacks, where they take one, of the
-            methods, and of the judges.
-        attack_faces: so many training faces are attacked in a round, others in each; None: all.
-        within: L2 distance within which the share of faces that a fresh minimal attack fools is recorded.
-        held_out: validation faces that each net is judged on.
-        max_clean_drop: a net that costs that much clean accuracy is not put in use.
-        label_by: a net that labels new faces which have no label.
-        classes: what numbers mean where labels are numbers, 0 the first; None: the net's classes.
-        threads: of each training; None: the CPUs of the largest node, recorded for good when the run is begun.
-    """
-
-    data: str = "synthetic"
-    model: str = "runs/sweep"
-    label: str | None = None
-    data_seed: int = 0
-    method: str = ROUNDS
-    attacks: list[str] = field(default_factory=lambda: ["dx"])
-    norm: str | None = None
-    eps: float | None = None
-    within: float = 0.25
-    epochs: int | None = None
-    lr: float | None = None
-    batch_size: int = 64
-    from_scratch: bool = False
-    held_out: int = 500
-    max_clean_drop: float = 0.02
-    label_by: str | None = None
-    seed: int = 0
-    threads: int | None = None
-    attack_faces: int | None = None
-    rules: Rules = field(default_factory=Rules)
-    classes: list[str] | None = None
-
-    def __post_init__(self) -> None:
-        self.data = absolute_source(self.data)  # an update may come from another folder
-        self.label_by = self.label_by and str(place(self.label_by).expanduser().absolute())
-
 
 def retrain(config: RetrainConfig, out: Place, console: Console, *, address: str | None = None) -> dict[str, Any]:
     """Begin a run in `out` and do its rounds; where `out` holds this very run, it goes on.
@@ -106,7 +61,7 @@ def retrain(config: RetrainConfig, out: Place, console: Console, *, address: str
         FacesError, CheckpointError: the faces or the net cannot be read.
         Interrupted: Ctrl-C; what is finished is kept.
     """
-    _check(config)
+    must_make_sense(config)
     for name, usual in USUAL[config.method == ROUNDS].items():
         if getattr(config, name) is None:
             setattr(config, name, usual)
@@ -118,6 +73,7 @@ def retrain(config: RetrainConfig, out: Place, console: Console, *, address: str
         if (out / CONFIG).exists():
             record = recorded(out)
             _must_be_same(record, config, card, out)
+            _move(record, out, config.data, console)
             console.say(f"'{out}' holds this run; it goes on")
         else:
             with joined(out, address):
@@ -137,19 +93,33 @@ def retrain(config: RetrainConfig, out: Place, console: Console, *, address: str
         return _go_on(record, out, console, address)
 
 
-def resume(out: Place, console: Console, *, address: str | None = None) -> dict[str, Any]:
-    """Go on with the run in `out`: rounds, attacks, epochs that are done are not done again. Raises as `retrain`."""
+def resume(out: Place, console: Console, *, data: str | None = None, address: str | None = None) -> dict[str, Any]:
+    """Go on with the run in `out`: rounds, attacks, epochs that are done are not done again. Raises as `retrain`.
+
+    Args:
+        data: where the faces of the run are now, if elsewhere, see `moved.must_hold`; the run keeps that place.
+    """
     out = out.expanduser().absolute()
     recorded(out)
     writable_folder(out, "the retraining's results")
     with locked(out, say=console.say), _stops(out):
-        return _go_on(recorded(out), out, console, address)
+        record = recorded(out)
+        _move(record, out, data, console)
+        return _go_on(record, out, console, address)
 
 
-def update(out: Place, console: Console, *, label_by: str | None = None, address: str | None = None) -> dict[str, Any]:
+def update(
+    out: Place,
+    console: Console,
+    *,
+    data: str | None = None,
+    label_by: str | None = None,
+    address: str | None = None,
+) -> dict[str, Any]:
     """Finish what was begun; then, where the source has new faces, take them in and do the rounds of a new generation.
 
     Args:
+        data: as `resume` takes it; there may be new faces beside those of the run.
         label_by: from now on, see `RetrainConfig`.
 
     Returns:
@@ -164,6 +134,7 @@ def update(out: Place, console: Console, *, label_by: str | None = None, address
     writable_folder(out, "the retraining's results")
     with locked(out, say=console.say), _stops(out):
         record = recorded(out)
+        _move(record, out, data, console)
         result = _go_on(record, out, console, address)
         config = config_of(record)
         config = replace(config, label_by=label_by or config.label_by)
@@ -290,7 +261,7 @@ def _rounds(
             )
             rows.append(row)
             write_rounds(out)
-            console.say(_told(row))
+            console.say(told(row))
     asked["stop"] = stop._asdict()
     console.say(f"stopped after round {rows[-1]['round']}: {stop.says}")
     return rows
@@ -300,24 +271,37 @@ def _seconds(out: Place, rows: Sequence[dict[str, Any]]) -> float:
     return sum(sum(seconds_of(out, row["round"]).values()) for row in rows)
 
 
-def _told(row: dict[str, Any]) -> str:
-    within = "-" if row["fooled_within"] is None else f"{row['fooled_within']:.1%}"
-    return (
-        f"round {row['round']}: clean {row['validation_accuracy']:.1%}, robust {row['robust_accuracy']:.1%} at Linf "
-        f"{row['eps'] * 255:g}/255, {within} fooled within L2 {row['within']:g} ({row['held_out']:,} held-out faces)"
-    )
+def _move(record: dict[str, Any], out: Place, data: str | None, console: Console) -> None:
+    """The record comes to say that the faces of the run are at `data`; UserError where they are not."""
+    config = config_of(record)
+    if data is None or (data := absolute_source(data)) == config.data:
+        return
+    must_hold(out, _source(replace(config, data=data)), console)
+    record["config"]["data"] = data
+    write_json(out / CONFIG, record)
+
+
+def _source(config: RetrainConfig) -> dict[str, Any]:
+    """The arguments of `faces.read`, without what follows from the net."""
+    return {"spec": config.data, "seed": config.data_seed, "label": config.label, "numbers": config.classes}
 
 
 def _take_in(
     config: RetrainConfig, out: Place, generation: int, net: tuple[nn.Module, ModelCard], console: Console
 ) -> dict[str, Any]:
-    source = {"spec": config.data, "seed": config.data_seed, "label": config.label, "numbers": config.classes}
+    source = _source(config)
     try:
-        new = take_in(out, generation, source, net, label_by=config.label_by, held_out=config.held_out)
+        with console.share(f"reading {config.data}") as on_share:
+            new = take_in(
+                out, generation, source, net, label_by=config.label_by, held_out=config.held_out, on_share=on_share
+            )
     except FacesError as wrong:
         if not generation:
             raise
-        raise UserError(f"{wrong}; nothing was trained, and '{out}' keeps its faces and nets") from None
+        raise UserError(
+            f"{wrong}; nothing was trained, and '{out}' keeps its faces and nets; if the faces are elsewhere now, say "
+            f"where: dxray retrain --update '{out}' --data SOURCE"
+        ) from None
     if any(new[split] for split in ("train", "validation", "test")):
         console.say(
             f"faces: {new['train']:,} for training, {new['validation']:,} for validation, {new['test']:,} for the test "
@@ -335,31 +319,10 @@ def _take_in(
     return new
 
 
-def _check(config: RetrainConfig) -> None:
-    """UserError where the request makes no sense."""
-    if config.method not in (ROUNDS, *METHODS):
-        raise UserError(f"no method is called '{config.method}'; known are: {ROUNDS}, {', '.join(METHODS)}")
-    if config.eps is not None and not 0 < config.eps <= 1:
-        raise UserError(f"--eps {config.eps:g} is no budget: expected a share of the grey levels in (0, 1], as 8/255")
-    if config.method != ROUNDS and config.rules.rounds != 1:
-        raise UserError(f"--method {config.method} attacks in each batch and is a single round; leave --rounds out")
-    if config.attack_faces is not None and (config.method != ROUNDS or config.attack_faces < 1):
-        raise UserError("--attack-faces is a number of training faces, from 1 up, of a retraining by --method rounds")
-    try:
-        for name in config.attacks:
-            training_attack(name, 0.0, config.norm)
-    except ValueError as wrong:
-        raise UserError(str(wrong)) from None
-    if config.method == ROUNDS and not set(JUDGES) - set(config.attacks):
-        raise UserError(f"nothing is left to judge by that was not trained on; leave one of {', '.join(JUDGES)} out")
-    if config.epochs == 0 or config.held_out < 1 or config.rules.rounds < 1:
-        raise UserError("a retraining needs at least 1 round, 1 epoch and 1 held-out face")
-
-
 def _must_be_same(record: dict[str, Any], config: RetrainConfig, card: ModelCard, out: Place) -> None:
     holds, otherwise = f"'{out}' holds a run", f"choose another --out, or go on with it: dxray retrain --resume '{out}'"
     must_be_asked_alike(
-        asdict(config_of(record)), asdict(config), holds, otherwise, but={"model", "label_by", "threads"}
+        asdict(config_of(record)), asdict(config), holds, otherwise, but={"data", "model", "label_by", "threads"}
     )
     if record["net_sha256"] != card.sha256:
         raise UserError(f"{holds} that began with another net than '{config.model}' is; {otherwise}")

@@ -21,11 +21,14 @@ from dxray.defenses.adversarial_training import adversarial, collapsed, guard, p
 from dxray.models.data.faces import SPLITS
 from dxray.models.training.train import fit, logits_of
 from dxray.models.victims.checkpoint import load, net_of_round, save
+from dxray.orchestrator.console import Console
 from dxray.orchestrator.errors import FULL, UserError, cannot_write
 from dxray.orchestrator.hardening.new_faces import Held, held, held_in, shuffled
+from dxray.orchestrator.progress import figures, now_and_then
 from dxray.orchestrator.ray.session import gpus, largest_node
 from dxray.orchestrator.runs.buckets import Place, files
 from dxray.orchestrator.runs.store import write_json
+from dxray.orchestrator.runs.word import telling, told
 from dxray.orchestrator.runs.working_copy import worked_in
 from dxray.orchestrator.sweep.grid import of_fit, training_defaults
 from dxray.orchestrator.sweep.trial import RESULT, STATE, reason_of
@@ -37,6 +40,7 @@ WATCHED = 512  # validation faces on which a training that attacks each batch is
 # weights, and for each image a budget of its own between half and all of what is asked for.
 IN_EACH_BATCH: dict[str, Any] = {"augment_strength": 0.4, "ema": 0.998}
 LEAST = 0.5
+LOOK = 1.0  # seconds between two looks at how far a training is
 
 
 @dataclass(frozen=True)
@@ -58,8 +62,8 @@ class Recipe:
     threads: int = 1
 
 
-def on_a_worker(run: Place, number: int, recipe: Recipe) -> dict[str, Any]:
-    """What `fit_round` returns, done by a Ray task that has a GPU where there is one.
+def on_a_worker(run: Place, number: int, recipe: Recipe, console: Console) -> dict[str, Any]:
+    """What `fit_round` returns, done by a Ray task that has a GPU where there is one; how far it is, is shown.
 
     Args:
         run: the run's folder, absolute, or its place in a bucket.
@@ -70,7 +74,14 @@ def on_a_worker(run: Place, number: int, recipe: Recipe) -> dict[str, Any]:
     import ray
 
     task = ray.remote(num_cpus=min(recipe.threads, largest_node()), num_gpus=1 if gpus() >= 1 else 0)(_settled)
-    result = ray.get(task.remote(run, number, recipe))
+    training = task.remote(run, number, recipe)
+    does, total, unit = ("training", recipe.epochs, "epochs") if recipe.epochs else ("measuring", 1, "nets")
+    with console.bar(f"{does} round {number}", total, unit) as bar:
+        while not ray.wait([training], timeout=LOOK)[0]:
+            if word := told(_folder(run, number)):
+                bar.at(word["share"] * total, word["figures"])
+        result = ray.get(training)
+        bar.at(total)
     if result["status"] != "ok":
         (_folder(run, number) / RESULT).unlink(missing_ok=True)  # to be tried again, perhaps with more memory
         raise UserError(f"the net of round {number} could not be trained: {result['reason']}")
@@ -78,9 +89,17 @@ def on_a_worker(run: Place, number: int, recipe: Recipe) -> dict[str, Any]:
 
 
 def fit_round(
-    run: Path, number: int, recipe: Recipe, *, on_epoch: Callable[[dict[str, Any]], None] | None = None
+    run: Path,
+    number: int,
+    recipe: Recipe,
+    *,
+    on_epoch: Callable[[dict[str, Any]], None] | None = None,
+    on_share: Callable[[float], None] | None = None,
 ) -> dict[str, Any]:
     """Train the net of a round, save it, and measure it; a training begun in the same folder goes on.
+
+    Args:
+        on_epoch, on_share: as `fit` takes them.
 
     Returns:
         `train_images`, of which `adversaries`; `loss`; `validation_accuracy`; `test_accuracy`; `changed`, the share of
@@ -114,6 +133,7 @@ def fit_round(
             seed=training["seed"],
             state=_folder(run, number) / STATE,
             on_epoch=on_epoch,
+            on_share=on_share,
         )
     answers, before = (logits_of(one, validation.images).argmax(1).numpy() for one in (net, parent))
     measured = {
@@ -174,12 +194,23 @@ def _settled(run: Place, number: int, recipe: Recipe) -> dict[str, Any]:
     nets = (f"rounds/{recipe.parent:04d}/net/*", f"rounds/{number:04d}/net/*", f"rounds/{number:04d}/fit/*")
     faces = (f"faces/{split}/*" for split in SPLITS)
     try:
-        with worked_in(run, *nets, *faces, "rounds/*/joined.parquet") as (here, keep):
+        with (
+            worked_in(run, *nets, *faces, "rounds/*/joined.parquet") as (here, keep),
+            telling(_folder(run, number)) as tell,
+        ):
+            word = {"share": 0.0, "figures": f"epoch 1/{recipe.epochs}"}
 
-            def heard(message: str | None) -> None:
+            def heard(message: tuple[str, Any]) -> None:
+                what, said = message
+                if what == "share":
+                    word["share"] = said
+                    tell(word)
+                    return
                 keep()
-                if message is not None:
-                    unwritable(message)
+                if what == "unwritable":
+                    unwritable(said)
+                word["figures"] = figures(said, recipe.epochs)
+                tell(word)
 
             return settled(partial(_work, here, number, recipe), _folder(here, number), on_message=heard)
     except (Unwritable, OSError) as wrong:
@@ -188,11 +219,17 @@ def _settled(run: Place, number: int, recipe: Recipe) -> dict[str, Any]:
 
 def _work(run: Path, number: int, recipe: Recipe, send: Report) -> None:
     try:
-        fitted = fit_round(run, number, recipe, on_epoch=lambda _: send(None))
+        fitted = fit_round(
+            run,
+            number,
+            recipe,
+            on_epoch=lambda row: send(("epoch", row)),
+            on_share=now_and_then(lambda share: send(("share", share))),
+        )
         result = {"status": "ok", "reason": None, **fitted}
     except Exception as wrong:
         if isinstance(wrong, OSError) and wrong.errno in FULL:
-            send(str(cannot_write(run, str(wrong.strerror), "then resume")))
+            send(("unwritable", str(cannot_write(run, str(wrong.strerror), "then resume"))))
             return
         result = {"status": "KO", "reason": reason_of(wrong)}
     write_json(_folder(run, number) / RESULT, result)

@@ -134,7 +134,7 @@ def run_round(
         replace_folder(parent, net_of_round(run, number), only=[WEIGHTS, CARD])
     else:
         with _timed(folder, clock, "fit"):
-            fitted = on_a_worker(run, number, recipe)
+            fitted = on_a_worker(run, number, recipe, console)
         row |= {name: fitted[name] for name in ROUND.names if name in fitted}
         with _timed(folder, clock, "judge"):
             row |= _judged(run, number, generation, recipe.seed, console, eps=eps, within=within, address=address)
@@ -159,6 +159,15 @@ def write_rounds(run: Place) -> None:
     write_table(run / "rounds.parquet", pa.Table.from_pylist(rows, schema=ROUND))
     times = [{"round": row["round"], **seconds_of(run, row["round"])} for row in rows]
     write_table(run / "timing.parquet", pa.Table.from_pylist(times))
+
+
+def told(row: Mapping[str, Any]) -> str:
+    """A round in a line, for people."""
+    within = "-" if row["fooled_within"] is None else f"{row['fooled_within']:.1%}"
+    return (
+        f"round {row['round']}: clean {row['validation_accuracy']:.1%}, robust {row['robust_accuracy']:.1%} at Linf "
+        f"{row['eps'] * 255:g}/255, {within} fooled within L2 {row['within']:g} ({row['held_out']:,} held-out faces)"
+    )
 
 
 def training_attack(name: str, eps: float, norm: str | None) -> dict[str, Any]:

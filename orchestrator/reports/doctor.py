@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from dxray.orchestrator.sweep.trial import RESULT, card_of
 
 FORMAT = "dxray doctor 1"
 REPORT = "doctor.json"
+RATES = 0.8  # share of an examination's time that the range test of the learning rate takes, about
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +83,7 @@ def doctor(
     if trial is not None and not whole:
         raise UserError(f"--trial chooses among the nets of a sweep, and '{path}' holds no {CONFIG}; leave it out")
     single = None if whole else _single(path)
-    faces, others = _faces(path, single, data, label, classes, seed)
+    faces, others = _faces(path, single, data, label, classes, seed, console)
     console.say(faces.summary())
     out = writable_folder(out or (path if path.is_dir() else path.parent) / "doctor", "the doctor's report")
     todo: Sequence[Training | int] = [single] if single else []
@@ -91,35 +93,18 @@ def doctor(
     if not todo:
         raise UserError(f"'{path}' holds no net to examine: {'; '.join(f'{n}: {why}' for n, why in absent.items())}")
     examined = []
-    with console.bar("doctor", len(todo) * (1 if quick else MOST_STEPS), "steps") as bar:
-        for one in todo:
+    with console.bar("doctor", len(todo), "nets") as bar:
+        for number, one in enumerate(todo):
             training = one if isinstance(one, Training) else _trial(path, one, faces)
-            steps = Steps(bar.advance, 1 if quick else MOST_STEPS)
-            evidence = _evidence(training, faces, others, quick, steps.one)
-            steps.rest()
+            evidence = _evidence(training, faces, others, quick, bar.part(number, training.name))
             examined.append(_record(training, evidence, diagnose(evidence)))
             _draw(training, evidence, out, several=len(todo) > 1)
+            bar.at(number + 1, training.name)
     faults = sum(finding["severity"] == FAULT for one in examined for finding in one["findings"])
     result = {"format": FORMAT, "examined": str(path), "data": faces.source, "faults": faults, "trainings": examined}
     result |= {"not_examined": absent, "out": str(out)}
     write_json(out / REPORT, result | {"versions": versions()})
     return result
-
-
-class Steps:
-    """Tells a bar of as many steps as were promised, also where fewer are taken."""
-
-    def __init__(self, advance: Callable[[int], None], promised: int) -> None:
-        self._advance, self._left = advance, promised
-
-    def one(self) -> None:
-        if self._left:
-            self._left -= 1
-            self._advance(1)
-
-    def rest(self) -> None:
-        self._advance(self._left)
-        self._left = 0
 
 
 def show(result: Mapping[str, Any], console: Console) -> None:
@@ -170,11 +155,11 @@ def _same_net(sweep: Path, card: ModelCard) -> dict[str, Any]:
 
 def _of_sweep(path: Path, trial: int | None) -> tuple[list[int], dict[str, str]]:
     """Numbers of the trials that can be examined, and why others cannot."""
-    count = len(read_record(path)["trials"])
-    if trial is not None and not 0 <= trial < count:
-        raise UserError(f"'{path}' has no trial {trial}; it has trials 0 to {count - 1}")
+    trials = len(read_record(path)["trials"])
+    if trial is not None and not 0 <= trial < trials:
+        raise UserError(f"'{path}' has no trial {trial}; it has trials 0 to {trials - 1}")
     todo, absent = [], {}
-    for index in range(count) if trial is None else [trial]:
+    for index in range(trials) if trial is None else [trial]:
         file = _folder(path, index) / RESULT
         result = read_json(file) if file.is_file() else {"status": "pending", "reason": "it has not ended yet"}
         if result["status"] in TRAINED or _diverged(result):
@@ -212,6 +197,7 @@ def _faces(
     label: str | None,
     classes: Sequence[str] | None,
     seed: int,
+    console: Console,
 ) -> tuple[Faces, bool | None]:
     """The faces to examine with, of the training or of another source; whether they are others, None: not known."""
     sweep = next((folder for folder in (path, *path.parents[:2]) if (folder / CONFIG).is_file()), None)
@@ -220,7 +206,8 @@ def _faces(
     if sweep is not None:
         config, record = recorded(sweep)
         asked |= {"size": config.size, "classes": config.classes or None, "seed": config.data_seed}
-        asked["label"] = label or (config.label if data is None else None)
+        alike = data is None or data.partition(":")[0] == config.data.partition(":")[0]  # the same faces elsewhere?
+        asked["label"] = label or (config.label if alike else None)
         trained_on = (config.data, record["data_sha256"])
     if single is not None:
         card = single.card
@@ -233,7 +220,8 @@ def _faces(
         raise UserError(
             f"'{path}' does not say what it was trained on; say on which faces to examine it: --data SOURCE"
         )
-    faces = read(source, **asked)
+    with console.share(f"reading {source}") as on_share:
+        faces = read(source, **asked, on_share=on_share)
     if data is None and trained_on and trained_on[1] not in (None, faces.sha256()):
         raise UserError(
             f"'{source}' holds other faces than '{path}' was trained on; put them back, or give --data SOURCE"
@@ -246,7 +234,7 @@ def _faces(
 
 
 def _evidence(
-    training: Training, faces: Faces, others: bool | None, quick: bool, on_step: Callable[[], None]
+    training: Training, faces: Faces, others: bool | None, quick: bool, on_share: Callable[[float], None]
 ) -> Evidence:
     """What is known of a training; of other faces than it had, none is compared with its history."""
     trial = training.trial
@@ -260,7 +248,7 @@ def _evidence(
         absent |= dict.fromkeys(("layers", "inputs", "outputs"), "the training ended without a net")
     else:
         training.net.to(device_of_choice())
-        known = examine(training.net, splits)
+        known = examine(training.net, splits, on_share=lambda share: on_share(share * (1 - RATES)))
         absent |= known.pop("absent")
     if trial is None:
         absent["lr"] = "how the net was trained is not known"
@@ -268,7 +256,7 @@ def _evidence(
         why = "left out by --quick" if quick else "a net of this kind cannot be trained anew"
         absent["rates"] = "these are other faces than those of the training" if others else why
     else:
-        known["rates"] = _rates(training, splits["train"], on_step)
+        known["rates"] = _rates(training, splits["train"], lambda share: on_share(1 - RATES + share * RATES))
     return Evidence(
         classes=tuple(faces.classes),
         history=history,
@@ -281,13 +269,14 @@ def _evidence(
     )
 
 
-def _rates(training: Training, train: Split, on_step: Callable[[], None]) -> Any:
+def _rates(training: Training, train: Split, on_share: Callable[[float], None]) -> Any:
     net = training.net
     if net is None:
         net = training.card.build()
         fit(net, train.images, train.labels, epochs=0)  # no epoch: only the statistics of the first layer
     asked = {name: training.trial[name] for name in ("optimizer", "weight_decay")} if training.trial else {}
-    return range_test(net, train.images, train.labels, on_step=on_step, **asked)
+    steps = count(1)
+    return range_test(net, train.images, train.labels, on_step=lambda: on_share(next(steps) / MOST_STEPS), **asked)
 
 
 def _all_as_test(faces: Faces) -> dict[str, Split]:

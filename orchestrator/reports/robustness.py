@@ -1,7 +1,7 @@
 """`dxray robustness`: how much nets withstand, with and without a defence, judged by attacks that know the defence."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -105,15 +105,17 @@ def robustness(config: RobustnessConfig, out: Path, console: Console) -> dict[st
     first = loaded[config.models[0]][1]
     for model, (_, card) in loaded.items():
         _must_agree(model, card, config.models[0], first)
-    faces = read(
-        config.data,
-        size=first.size,
-        channels=first.channels,
-        classes=first.classes,
-        seed=config.data_seed,
-        label=config.label,
-        numbers=config.classes or first.numbers,
-    )
+    with console.share(f"reading {config.data}") as on_share:
+        faces = read(
+            config.data,
+            size=first.size,
+            channels=first.channels,
+            classes=first.classes,
+            seed=config.data_seed,
+            label=config.label,
+            numbers=config.classes or first.numbers,
+            on_share=on_share,
+        )
     console.say(faces.labelled_by)
     test = faces.shuffled("test")
     images, labels = test.images[: config.count], test.labels[: config.count]
@@ -122,7 +124,7 @@ def robustness(config: RobustnessConfig, out: Path, console: Console) -> dict[st
     batches = [(test.images[at : at + LABELLED], test.labels[at : at + LABELLED]) for at in range(0, MOST, LABELLED)]
     said = {
         model: of_labels(net, card, [batch for batch in batches if len(batch[1])], faces.numbers)
-        for model, (net, card) in loaded.items()
+        for model, (net, card) in console.over("checking", list(loaded.items()), "nets")
     }
     for model, findings in said.items():
         for finding in findings:
@@ -134,7 +136,7 @@ def robustness(config: RobustnessConfig, out: Path, console: Console) -> dict[st
     rows: list[dict[str, Any]] = []
     budgets = [("linf", eps) for eps in sorted(config.linf)] + [("l2", eps) for eps in sorted(config.l2)]
     with console.bar("robustness", len(todo), "nets") as bar:
-        for one in todo:
+        for number, one in enumerate(todo):
             name, plain = _transferred_from(one, todo, config, loaded)
             of_net = {"model": one.model, "defense": text_of(one.card.defence), "transfer_from": name}
             found = judged(
@@ -147,11 +149,11 @@ def robustness(config: RobustnessConfig, out: Path, console: Console) -> dict[st
                 queries=config.queries,
                 smallest=True,
                 seed=config.seed,
+                on_share=bar.part(number),
             )
             rows += [{**of_net, **row, "net_sha256": one.card.sha256} for row in found]
             left = ", ".join(f"{_percent(row['robust_accuracy'])} {_budget(row)}" for row in found)
             console.say(f"{one.model}, {of_net['defense']}: right of {len(labels):,}: {left}")
-            bar.advance()
     result = {"format": FORMAT, "config": asdict(config), "data_sha256": faces.sha256(), "rows": rows}
     result["labels"] = faces.labelled_by
     result["findings"] = {model: [asdict(finding) for finding in findings] for model, findings in said.items()}
@@ -211,7 +213,8 @@ def _nets(
         if defence["name"] in TAUGHT:
             place = out / "nets" / f"{config.models.index(model)}-{number}"
             console.say(f"{text_of(defence)} learns in front of '{model}', and is saved in '{place}'")
-            put, of_both = _taught(net, card, defence, faces, config.seed, place)
+            with console.share(f"{text_of(defence)} learns") as on_share:
+                put, of_both = _taught(net, card, defence, faces, config.seed, place, on_share)
         else:
             try:
                 put, of_both = restore(*behind(*read_net(model), defence))
@@ -222,7 +225,13 @@ def _nets(
 
 
 def _taught(
-    net: nn.Module, card: ModelCard, defence: dict[str, Any], faces: Faces, seed: int, place: Path
+    net: nn.Module,
+    card: ModelCard,
+    defence: dict[str, Any],
+    faces: Faces,
+    seed: int,
+    place: Path,
+    on_share: Callable[[float], None],
 ) -> tuple[nn.Module, ModelCard]:
     """The net behind a defence that has learnt from some training faces, saved in `place`; and its card."""
     card = copy.deepcopy(card)
@@ -230,7 +239,7 @@ def _taught(
     torch.manual_seed(seed)
     put = defended(net, defence["name"], **card.defence["parameters"])
     train = faces.shuffled("train")
-    TAUGHT[defence["name"]](put, train.images[:LESSON], train.labels[:LESSON], seed=seed)
+    TAUGHT[defence["name"]](put, train.images[:LESSON], train.labels[:LESSON], seed=seed, on_share=on_share)
     return put, save(put, card, place)
 
 

@@ -1,7 +1,7 @@
 """`dxray show`: what came out of an attack, finished or running, or of some of its images; which were hard and easy."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -20,7 +20,14 @@ LISTED = ["name", "status", "label", "predicted_after", "probability_before", "p
 LISTED += ["gradients", "forwards"]
 
 
-def show(run: Place, *, where: str | None = None, count: int = 6, out: Place | None = None) -> dict[str, Any]:
+def show(
+    run: Place,
+    *,
+    where: str | None = None,
+    count: int = 6,
+    out: Place | None = None,
+    on_share: Callable[[float], None] | None = None,
+) -> dict[str, Any]:
     """A summary, the hardest, easiest and slowest `count` images, and a contact sheet of the first two.
 
     Hard is what was missed, then what took the largest change in the norm that the attack kept small; slow is what took
@@ -29,6 +36,7 @@ def show(run: Place, *, where: str | None = None, count: int = 6, out: Place | N
     Args:
         where: only the rows for which this holds, see `runs.filters`.
         out: a folder for the contact sheet (the run's own).
+        on_share: told now and then which share of the run is read, in [0, 1].
 
     Raises:
         UserError: `run` is no attack's folder, `where` is not understood, a part is damaged, `out` is not writable.
@@ -37,7 +45,8 @@ def show(run: Place, *, where: str | None = None, count: int = 6, out: Place | N
     chosen = parse(where) if where is not None else None
     out = writable_folder(out or run, "the contact sheet")
     norm = _norm(record["config"])
-    ranked = _ranked(run, norm, count, chosen)
+    tell = on_share or (lambda share: None)
+    ranked = _ranked(run, norm, count, chosen, lambda share: tell(share / 2))
     hardest = {row["name"] for row in ranked["hardest"]}
     bands = {
         "hardest": ranked["hardest"],
@@ -46,7 +55,7 @@ def show(run: Place, *, where: str | None = None, count: int = 6, out: Place | N
     drawn = {title: [row | read_images(run, row) for row in rows] for title, rows in bands.items() if rows}
     if drawn:
         write_bytes(out / SHEET, contact_sheet(drawn, record["classes"]))
-    return summarise(run, chosen) | {
+    return summarise(run, chosen, lambda share: tell((1 + share) / 2)) | {
         "out": str(run),
         "where": where,
         "finished": is_finished(record),
@@ -63,7 +72,9 @@ def _norm(config: Mapping[str, Any]) -> str:
     return str(config["options"].get("norm", known["norm"].default if "norm" in known else "l2"))
 
 
-def _ranked(run: Place, norm: str, count: int, where: pc.Expression | None) -> dict[str, list[dict[str, Any]]]:
+def _ranked(
+    run: Place, norm: str, count: int, where: pc.Expression | None, on_share: Callable[[float], None]
+) -> dict[str, list[dict[str, Any]]]:
     """The first `count` rows in each of three orders, found in one pass that keeps no more than these."""
     status = pc.field("status")
     orders = {
@@ -75,7 +86,7 @@ def _ranked(run: Place, norm: str, count: int, where: pc.Expression | None) -> d
         "slowest": (~pc.field("gradients").is_null(), [("gradients", "descending"), ("forwards", "descending")]),
     }
     found = dict.fromkeys(orders, pa.Table.from_batches([], pa.schema([])))
-    for batch in scan(run, LISTED, where):
+    for batch in scan(run, LISTED, where, on_share):
         table = pa.Table.from_batches([batch])
         for title, (counted, order) in orders.items():
             rows = pa.concat_tables([found[title], table.filter(counted)], promote_options="default")

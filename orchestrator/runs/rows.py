@@ -1,6 +1,6 @@
 """The rows of a run, finished or running: only the columns and images asked for are read, a few parts at a time."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -38,15 +38,25 @@ def _is_compacted(record: dict[str, Any]) -> bool:
     return any(one.get("compacted") for one in (record, *record.get("lists", [])))
 
 
-def scan(run: Place, columns: Sequence[str], where: pc.Expression | None = None) -> Iterator[pa.RecordBatch]:
+def scan(
+    run: Place,
+    columns: Sequence[str],
+    where: pc.Expression | None = None,
+    on_share: Callable[[float], None] | None = None,
+) -> Iterator[pa.RecordBatch]:
     """Batches of `columns` and, as `PART`, the file that each row is in; in the order of the parts.
+
+    Args:
+        on_share: told now and then which share of the parts is read, in (0, 1].
 
     Raises:
         UserError: a part is damaged, or was replaced meanwhile.
     """
     with _readable(run):
-        for few in _datasets(run):
+        for few, share in _datasets(run):
             yield from few.to_batches(columns=[*columns, PART], filter=where)
+            if on_share:
+                on_share(share)
 
 
 def rows_with_images(run: Place, where: pc.Expression | None = None) -> Iterator[dict[str, Any]]:
@@ -57,7 +67,7 @@ def rows_with_images(run: Place, where: pc.Expression | None = None) -> Iterator
     """
     with _readable(run):
         small = {"batch_size": 256, "batch_readahead": 1}
-        for part in (part for few in _datasets(run) for part in few.get_fragments()):
+        for part in (part for few, _ in _datasets(run) for part in few.get_fragments()):
             if where is None or part.scanner(schema=IMAGES, columns=[], filter=where).count_rows():
                 for batch in part.to_batches(schema=IMAGES, columns=["name", *TRIPLE], filter=where, **small):
                     yield from batch.to_pylist()
@@ -73,14 +83,15 @@ def read_images(run: Place, row: dict[str, Any]) -> dict[str, Any]:
         return dict(part.to_table(columns=list(TRIPLE), filter=named).to_pylist()[0])
 
 
-def _datasets(run: Place, *, together: int = 64) -> "Iterator[ds.Dataset]":
-    """Some parts after the other: a data set keeps the footer of each file that it has read, as long as it lives."""
+def _datasets(run: Place, *, together: int = 64) -> "Iterator[tuple[ds.Dataset, float]]":
+    """Some parts after the other, and the share of all that they end: a data set keeps each footer that it has read."""
     import pyarrow.dataset as ds  # it loads pandas, which most commands do without
 
     system, _ = in_arrow(run)
     files = [in_arrow(part)[1] for part in parts(run)]
     for first in range(0, len(files), together):
-        yield ds.dataset(files[first : first + together], schema=IMAGES, format="parquet", filesystem=system)
+        few = files[first : first + together]
+        yield ds.dataset(few, schema=IMAGES, format="parquet", filesystem=system), (first + len(few)) / len(files)
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """What came out of an attack in figures: of all its images, or of some."""
 
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,13 +17,15 @@ DISTANCES = ("l0", "l1", "l2", "linf")
 REASONS = 20  # of images that were not attacked that are told of, the most frequent
 
 
-def summarise(run: Place, where: pc.Expression | None = None) -> dict[str, Any]:
+def summarise(
+    run: Place, where: pc.Expression | None = None, on_share: Callable[[float], None] | None = None
+) -> dict[str, Any]:
     """Counts by status, how many of the faces that the net had right were fooled, and quantiles of the distances."""
     counts: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
     distances: dict[str, list[np.ndarray]] = {name: [] for name in DISTANCES}
     gradients = 0
-    for batch in scan(run, ["status", "reason", "gradients", *DISTANCES], where):
+    for batch in scan(run, ["status", "reason", "gradients", *DISTANCES], where, on_share):
         counts += _counted(batch["status"])
         reasons += _counted(batch["reason"].drop_null())
         gradients += pc.sum(batch["gradients"]).as_py() or 0

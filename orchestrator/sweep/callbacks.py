@@ -1,5 +1,6 @@
 """What the driver does as trials end: tables, the best net, progress; trials that were stopped early are measured."""
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -8,9 +9,11 @@ from ray import tune
 from ray.tune.experiment import Trial
 
 from dxray.models.victims.checkpoint import CARD, WEIGHTS
+from dxray.orchestrator import progress
 from dxray.orchestrator.progress import Board
 from dxray.orchestrator.runs.buckets import Place, files
 from dxray.orchestrator.runs.store import locked, read_json, read_table, replace_folder, write_json
+from dxray.orchestrator.runs.word import told
 from dxray.orchestrator.runs.working_copy import worked_in
 from dxray.orchestrator.sweep.describe import value_text
 from dxray.orchestrator.sweep.grid import varied
@@ -51,6 +54,7 @@ class Watcher(tune.Callback):
         self.rows: dict[int, Row] = {}
         self._names = varied(trials) or ["net"]
         self._measuring: dict[ray.ObjectRef, int] = {}
+        self._listen_at = 0.0
         ended, stopped = (
             {int(file.parent.name) for file in files(out, f"trials/[0-9]*/{name}")} for name in (RESULT, STOPPED)
         )
@@ -108,6 +112,16 @@ class Watcher(tune.Callback):
     def on_step_end(self, iteration: int, trials: list[Trial], **_: Any) -> None:
         if self._measuring:
             self._collect(timeout=0)
+        if self.board and time.monotonic() >= self._listen_at:
+            self._listen(self.board)
+
+    def _listen(self, board: Board) -> None:
+        """Hear how far the trainings are within their epochs; a bucket that is slow to answer is asked less often."""
+        began = time.monotonic()
+        for index in board.running():
+            board.share(index, told(folder_of(self.out, index)).get("share", 0.0))
+        took = time.monotonic() - began
+        self._listen_at = began + max(progress.TOLD, 10 * took)
 
     def settle(self) -> None:
         """Wait for the measurements that still run."""

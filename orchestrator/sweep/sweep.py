@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from dxray.models.data.faces import Faces, read
+from dxray.models.data.faces import Faces, FacesError, read
 from dxray.models.data.images import one_line
 from dxray.models.doctor.diagnosis import data_findings
 from dxray.models.doctor.evidence import Split
@@ -24,7 +24,7 @@ from dxray.orchestrator.sweep.grid import Grid, auxiliary_of, expand, says
 from dxray.orchestrator.sweep.mlflow_log import MlflowLog
 from dxray.orchestrator.sweep.packing import gpu_share, on_a_gpu
 from dxray.orchestrator.sweep.search import chosen
-from dxray.orchestrator.sweep.tables import CONFIG, FORMAT, best_of, read_record
+from dxray.orchestrator.sweep.tables import CONFIG, FORMAT, ON, best_of, read_record
 from dxray.orchestrator.sweep.trial import RESULT
 from dxray.orchestrator.sweep.tuning import Limits, run_trials
 
@@ -121,8 +121,20 @@ def asked(
     return todo, *_arrays(config, faces or _read(config, todo, console), console)
 
 
-def resume(out: Place, console: Console, *, address: str | None = None, faces: Faces | None = None) -> dict[str, Any]:
+def resume(
+    out: Place,
+    console: Console,
+    *,
+    data: str | None = None,
+    validate: Mapping[str, str] | None = None,
+    address: str | None = None,
+    faces: Faces | None = None,
+) -> dict[str, Any]:
     """Go on with the sweep in `out`: finished trials are not done again, others go on from their last epoch.
+
+    Args:
+        data, validate: where the same faces are now, if elsewhere: the hashes of their images, names and labels decide.
+            The sweep keeps these places.
 
     Raises:
         UserError: there is no sweep, its data have changed, or another process works on it.
@@ -130,15 +142,23 @@ def resume(out: Place, console: Console, *, address: str | None = None, faces: F
     """
     out = out.expanduser().absolute()
     config, record = recorded(out)
-    data, hashes = _arrays(config, faces or _read(config, record["trials"], console), console)
-    for source, (then, now) in _sources(config, record, hashes).items():
-        if then != now:
-            raise UserError(f"'{source}' holds other faces than when '{out}' was started; put them back")
+    if others := set(validate or ()) - set(config.validate):
+        raise UserError(f"'{out}' is not measured on '{min(others)}'; of --validate only a place can be another")
+    begun = asdict(config)
+    config = replace(config, data=data or config.data, validate=config.validate | dict(validate or {}))
+    try:
+        arrays, hashes = _arrays(config, faces or _read(config, record["trials"], console), console)
+    except FacesError as wrong:
+        raise UserError(f"{wrong}; {_elsewhere(config, out)}") from None
+    _must_be_same(config, record, hashes, out)
     with locked(writable_folder(out, "the sweep's results"), say=console.say):
+        if asdict(config) != begun:
+            record["config"] = asdict(config)
+            write_json(out / CONFIG, record)
         log = MlflowLog(config.mlflow, out, console) if config.mlflow else None
         with _stops(out, len(record["trials"])), joined(out, address):
             limits = limits_of(config, console, "the sweep was begun so: go on where a node has them")
-            return _train(config, record["trials"], data, out, console, limits, log)
+            return _train(config, record["trials"], arrays, out, console, limits, log)
 
 
 def recorded(out: Place) -> tuple[SweepConfig, dict[str, Any]]:
@@ -220,7 +240,7 @@ def _train(
     if best is None:
         raise UserError(f"none of the {len(rows)} nets could be trained; the first: {rows[0]['reason']}")
     for name in best.get("swapped") or ():
-        share = best["validate"][name]
+        share = best[f"{ON}{name}"]
         console.say(
             f"warning: of the faces of --validate {name} the best net has {share:.1%} right, surely fewer than by "
             f"guessing: their labels are swapped, or mean something else; write them as words, such as "
@@ -251,14 +271,16 @@ def limits_of(
 
 def _read(config: SweepConfig, todo: Sequence[Mapping[str, Any]], console: Console) -> Faces:
     auxiliary = sorted({name for trial in todo for name in auxiliary_of(trial)})
-    faces = read(
-        config.data,
-        size=config.size,
-        seed=config.data_seed,
-        classes=config.classes or None,
-        label=config.label,
-        auxiliary=auxiliary,
-    )
+    with console.share(f"reading {config.data}") as on_share:
+        faces = read(
+            config.data,
+            size=config.size,
+            seed=config.data_seed,
+            classes=config.classes or None,
+            label=config.label,
+            auxiliary=auxiliary,
+            on_share=on_share,
+        )
     console.say(faces.summary())
     if untold := [name for name in auxiliary if name not in faces.auxiliary]:
         console.say(f"'{config.data}' tells no {' and no '.join(untold)}, so that is not learnt beside the class")
@@ -281,7 +303,7 @@ def _arrays(config: SweepConfig, faces: Faces, console: Console) -> tuple[dict[s
     data["auxiliary"] = {name: np.concatenate(both) for name, both in told.items()}
     splits = {name: Split(*data[name]) for name in ("train", "test")}
     data["findings"] = data_findings(splits, faces.classes)
-    others = {name: _other(name, source, config, faces) for name, source in config.validate.items()}
+    others = {name: _other(name, source, config, faces, console) for name, source in config.validate.items()}
     data["validate"] = {name: (other.images, other.labels) for name, other in others.items()}
     if others:
         hashes["validate_sha256"] = {name: other.sha256() for name, other in others.items()}
@@ -290,18 +312,20 @@ def _arrays(config: SweepConfig, faces: Faces, console: Console) -> tuple[dict[s
     return data, hashes
 
 
-def _other(name: str, source: str, config: SweepConfig, faces: Faces) -> Faces:
+def _other(name: str, source: str, config: SweepConfig, faces: Faces, console: Console) -> Faces:
     """The faces of a `--validate`, as the nets take them."""
     kind = source.partition(":")[0]
     channels, size = faces.images.shape[1], faces.images.shape[2:]
-    found = read(
-        source,
-        size=(size[0], size[1]),
-        channels=channels,
-        seed=config.data_seed,
-        classes=config.classes or None,
-        label=config.label if kind in ("parquet", "hf") else None,
-    )
+    with console.share(f"reading {source}") as on_share:
+        found = read(
+            source,
+            size=(size[0], size[1]),
+            channels=channels,
+            seed=config.data_seed,
+            classes=config.classes or None,
+            label=config.label if kind in ("parquet", "hf") else None,
+            on_share=on_share,
+        )
     if tuple(found.classes) != tuple(faces.classes):
         raise UserError(
             f"--validate {name}={source} has the classes {', '.join(found.classes)}, and the nets learn "
@@ -310,9 +334,19 @@ def _other(name: str, source: str, config: SweepConfig, faces: Faces) -> Faces:
     return found
 
 
-def _sources(config: SweepConfig, record: Mapping[str, Any], hashes: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
-    """Source -> its hash as recorded, and now."""
-    found = {config.data: (record["data_sha256"], hashes["data_sha256"])}
+def _must_be_same(config: SweepConfig, record: Mapping[str, Any], hashes: Mapping[str, Any], out: Place) -> None:
+    """UserError where a source does not hold the faces of the record."""
+    known = {config.data: (record["data_sha256"], hashes["data_sha256"])}
     for name, source in config.validate.items():
-        found[source] = (record["validate_sha256"][name], hashes["validate_sha256"][name])
-    return found
+        known[source] = (record["validate_sha256"][name], hashes["validate_sha256"][name])
+    for source, (then, now) in known.items():
+        if then != now:
+            raise UserError(
+                f"'{source}' holds other faces than when '{out}' was started (another image, name or label); put them "
+                f"back; {_elsewhere(config, out)}"
+            )
+
+
+def _elsewhere(config: SweepConfig, out: Place) -> str:
+    others = " and --validate NAME=SOURCE" if config.validate else ""
+    return f"if they are elsewhere now, say where: dxray sweep --resume '{out}' --data SOURCE{others}"

@@ -29,6 +29,7 @@ from dxray.models.victims.predict import answers_of
 from dxray.orchestrator.errors import DISK
 from dxray.orchestrator.ray.limits import GIB, Peak, bounded_memory
 from dxray.orchestrator.runs.store import read_json, write_json
+from dxray.orchestrator.runs.word import WORD
 from dxray.orchestrator.sweep.grid import auxiliary_of, of_fit, of_net
 
 RESULT, STATE = "result.json", "state.safetensors"
@@ -50,6 +51,7 @@ def train_trial(
     gpu_share: float = 1.0,
     least: MutableMapping[str, int] | None = None,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
+    on_share: Callable[[float], None] | None = None,
 ) -> dict[str, Any]:
     """The result of a trial: from its folder where it has ended before, else after training it.
 
@@ -65,6 +67,7 @@ def train_trial(
         folder: of this trial alone.
         memory_limit, gpu_share: GiB that the training may take, see `limits.bounded_memory`.
         least: bytes that trainings are known to need at least; what is found out here is added.
+        on_epoch, on_share: as `fit` takes them.
 
     Raises:
         OSError: the disk of `folder` is full or read-only; there is no result then.
@@ -77,7 +80,7 @@ def train_trial(
     allowed: float | None = None
     try:
         with bounded_memory(memory_limit, gpu_share=gpu_share) as allowed:
-            result = _train(trial, data, folder, allowed, {} if least is None else least, on_epoch)
+            result = _train(trial, data, folder, allowed, {} if least is None else least, on_epoch, on_share)
     except Exception as wrong:
         if isinstance(wrong, OSError) and wrong.errno in DISK:
             raise  # it is done again once there is room
@@ -106,6 +109,7 @@ def _train(
     allowed: float | None,
     least: MutableMapping[str, int],
     on_epoch: Callable[[dict[str, Any]], None] | None,
+    on_share: Callable[[float], None] | None,
 ) -> dict[str, Any]:
     data = _as_used(trial, data)
     images, labels = data["train"]
@@ -125,6 +129,7 @@ def _train(
             name: told[: len(images)] for name, told in data.get("auxiliary", {}).items() if name in auxiliary_of(trial)
         },
         on_epoch=on_epoch,
+        on_share=on_share,
         **of_fit(trial),
     )
     return {"status": "ok", "reason": None, **_measured(net, card, trial, data, history, folder)}
@@ -262,7 +267,7 @@ def reason_of(wrong: Exception, allowed: float | None = None) -> str:
 
 def _end(folder: Path, result: dict[str, Any]) -> dict[str, Any]:
     write_json(folder / RESULT, result)
-    for state in (STATE, TAUGHT_STATE):
+    for state in (STATE, TAUGHT_STATE, WORD):  # of a worker that was killed its word is left too
         (folder / state).unlink(missing_ok=True)
     return result
 

@@ -19,6 +19,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+from dxray.orchestrator.progress import now_and_then
 from dxray.orchestrator.runs.store import locked, read_json, write_json
 from dxray.orchestrator.sweep.trial import RESULT, train_trial
 
@@ -54,18 +55,21 @@ def run_trial(
     *,
     time_limit: float | None = None,
     on_epoch: Report | None = None,
+    on_share: Report | None = None,
     **limits: Any,
 ) -> dict[str, Any]:
     """As `train_trial`, in a process of its own; a process that dies is a result too, with what is known of its death.
 
     Args:
         time_limit: seconds after which the process is killed.
+        on_epoch, on_share: as `fit` takes them; this one is told only now and then.
         limits: as `train_trial` takes them.
 
     Raises:
         Unwritable: the folder's disk is full or read-only.
     """
-    hear: dict[str, Report] = {"unwritable": unwritable, "least": _least.update, "epoch": on_epoch or _ignore}
+    hear: dict[str, Report] = {"unwritable": unwritable, "least": _least.update}
+    hear |= {"epoch": on_epoch or _ignore, "share": on_share or _ignore}
     work = partial(_train, trial, data, folder, limits)
     return settled(work, folder, on_message=lambda message: hear[message[0]](message[1]), time_limit=time_limit)
 
@@ -98,7 +102,15 @@ def _train(
     trial: Mapping[str, Any], data: Mapping[str, Any], folder: Path, limits: Mapping[str, Any], report: Report
 ) -> None:
     try:
-        train_trial(trial, data, folder, least=_least, on_epoch=lambda row: report(("epoch", row)), **limits)
+        train_trial(
+            trial,
+            data,
+            folder,
+            least=_least,
+            on_epoch=lambda row: report(("epoch", row)),
+            on_share=now_and_then(lambda share: report(("share", share))),
+            **limits,
+        )
     except OSError as wrong:
         report(("unwritable", f"{folder}: {wrong.strerror or wrong}"))
     report(("least", _least))

@@ -15,6 +15,7 @@ from dxray.models.training.cost import multiplications
 from dxray.orchestrator.console import Console
 from dxray.orchestrator.ray.session import BASE, cpus, gpus
 from dxray.orchestrator.runs.buckets import Place, files, in_arrow
+from dxray.orchestrator.runs.word import telling
 from dxray.orchestrator.runs.working_copy import worked_in
 from dxray.orchestrator.sweep.callbacks import LOST, Watcher, folder_of
 from dxray.orchestrator.sweep.grid import of_net
@@ -131,13 +132,15 @@ def _trial(config: dict[str, Any], trials: Trials, shared: list[ray.ObjectRef], 
         tune.report(figures if row["epoch"] == trial["epochs"] else figures | {HALVE: row["epoch"]})
 
     try:
-        with worked_in(folder_of(out, index), "*") as (folder, keep):
+        place = folder_of(out, index)
+        with worked_in(place, "*") as (folder, keep), telling(place) as tell:
             run_trial(
                 trial,
                 ray.get(shared[0]),
                 folder,
                 time_limit=limits.seconds,
                 on_epoch=report,
+                on_share=lambda share: tell({"share": share}),
                 threads=limits.threads,
                 memory_limit=limits.gib,
                 gpu_share=limits.gpu_share or 1.0,

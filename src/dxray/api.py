@@ -26,7 +26,7 @@ from dxray.orchestrator.attack.decoding import contents
 from dxray.orchestrator.attack.inputs import list_inputs
 from dxray.orchestrator.console import Console
 from dxray.orchestrator.errors import UserError
-from dxray.orchestrator.hardening.retrain import RetrainConfig
+from dxray.orchestrator.hardening.request import RetrainConfig
 from dxray.orchestrator.hardening.retrain import retrain as run_retrain
 from dxray.orchestrator.hardening.round_training import ROUNDS
 from dxray.orchestrator.hardening.stop_rules import Rules
@@ -190,10 +190,13 @@ def sweep(
         run_sweep(config, run.out, _console(), address=address)
         return run
     now = json.loads(json.dumps(asdict(config)))  # as it is on disk
-    left_open = {name for name in now if now[name] is None}
+    left_open = {"data"} | {name for name in now if now[name] is None}
     holds, otherwise = f"'{run.out}' holds a sweep", "choose another out"
-    must_be_asked_alike(asdict(recorded(run.out)[0]), now, holds, otherwise, but=left_open)
-    resume(run.out, _console(), address=address)
+    then = asdict(recorded(run.out)[0])
+    for one in (then, now):
+        one["validate"] = sorted(one["validate"])  # the same faces may be elsewhere by now, which `resume` looks into
+    must_be_asked_alike(then, now, holds, otherwise, but=left_open)
+    resume(run.out, _console(), data=config.data, validate=config.validate, address=address)
     return run
 
 

@@ -26,7 +26,8 @@ from dxray.models.data.images import encode_png
 from dxray.models.training.train import evaluate, fit
 from dxray.models.victims.checkpoint import ModelCard, save
 from dxray.orchestrator.console import Console
-from dxray.orchestrator.hardening.retrain import RetrainConfig, retrain
+from dxray.orchestrator.hardening.request import RetrainConfig
+from dxray.orchestrator.hardening.retrain import retrain
 from dxray.orchestrator.hardening.stop_rules import Rules
 
 NET: dict[str, Any] = {"blocks": 4, "convs": 3, "filters": 16, "batch_norm": True}

@@ -121,7 +121,7 @@ def test_what_cannot_be_drawn_is_refused(indices: np.ndarray, size: int, complai
 
 def test_bayes_error_is_that_of_reading_every_trait() -> None:
     numbers = np.arange(40_000, dtype=np.uint64)
-    labels = synthetic._labels(numbers, 0)
+    labels = synthetic.labels_of(numbers, 0)
     traits = synthetic._traits(synthetic._key(0, 1, numbers), labels)
     evidence = sum(
         trait.shift * (traits[name].ravel().astype(np.float64) - trait.mean) / trait.sd
@@ -134,7 +134,7 @@ def test_bayes_error_is_that_of_reading_every_trait() -> None:
 
 def test_each_class_has_long_and_short_hair() -> None:
     numbers = np.arange(4000, dtype=np.uint64)
-    labels = synthetic._labels(numbers, 0)
+    labels = synthetic.labels_of(numbers, 0)
     length = synthetic._traits(synthetic._key(0, 1, numbers), labels)["hair_length"].ravel()
     for label in (MALE, FEMALE):
         assert np.mean(length[labels == label] > 0.6) > 0.1  # below the jaw

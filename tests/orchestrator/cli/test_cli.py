@@ -169,11 +169,11 @@ def test_each_mistake_gets_one_sentence(
         (["attack", face_folder, "--model", tmp_path / "net.pt", *out], "pickled files"),
         (["attack", face_folder, *out], "needs --model"),
         (["attack", face_folder, "--model", trained, "--out", tmp_path / "file" / "x"], "cannot be written to"),
-        (["attack", face_folder, "--model", trained, "--name", "a_b", *out], "10 were given"),
+        (["attack", face_folder, "--model", trained, "--name", "a_b", *out], "several were given"),
         (["attack", a_face, "--model", trained, "--name", "../a_b", *out], "no plain name"),
         (["attack", face_folder, "--model", trained, "--target", "cat", *out], "no class 'cat'"),
         (["attack", "--resume", tmp_path / "empty"], "holds no attack.json"),
-        (["attack", face_folder, "--resume", tmp_path / "empty"], "leave PATHS out"),
+        (["attack", "--resume", tmp_path / "empty", "--norm", "l1"], "leave --norm out"),
         (
             ["attack", "--update", "x", "--attack", "pgd", "--eps", "8/255", "--no-png"],
             "leave --attack, --eps, --png out",

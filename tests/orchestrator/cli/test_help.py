@@ -15,7 +15,7 @@ from cyclopts import Group
 
 from dxray.orchestrator.attack.attack import AttackConfig
 from dxray.orchestrator.cli.app import app, main, parsed
-from dxray.orchestrator.hardening.retrain import RetrainConfig
+from dxray.orchestrator.hardening.request import RetrainConfig
 from dxray.orchestrator.hardening.stop_rules import Rules
 from dxray.orchestrator.reports.robustness import RobustnessConfig
 from dxray.orchestrator.sweep.grid import PARAMETERS

@@ -17,7 +17,8 @@ from dxray.models.data.images import encode_png
 from dxray.models.victims.checkpoint import CheckpointError, load
 from dxray.orchestrator.console import Console
 from dxray.orchestrator.hardening.new_faces import sample
-from dxray.orchestrator.hardening.retrain import RetrainConfig, retrain
+from dxray.orchestrator.hardening.request import RetrainConfig
+from dxray.orchestrator.hardening.retrain import retrain
 from dxray.orchestrator.hardening.stop_rules import Rules
 from dxray.orchestrator.runs.store import locked, read_json
 from dxray.orchestrator.sweep.grid import training_defaults

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from dxray.orchestrator.hardening.retrain import RetrainConfig
+from dxray.orchestrator.hardening.request import RetrainConfig
 from dxray.orchestrator.runs.places import absolute_source
 from dxray.orchestrator.sweep.sweep import SweepConfig
 

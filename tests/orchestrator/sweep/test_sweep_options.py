@@ -205,7 +205,7 @@ def test_a_cluster_without_the_cpus_is_said_before_anything_is_written_and_a_res
     ("words", "said"),
     [
         (["--resume", "x", "--filters", "8"], "leave --filters out"),
-        (["--resume", "x", "--data", "synthetic:9", "--search", "random"], "leave --data, --search out"),
+        (["--resume", "x", "--size", "9", "--search", "random"], "leave --size, --search out"),
         (["--validate", "faces"], "--validate faces: expected NAME=SOURCE"),
         (["--validate", "a/b=synthetic:9"], "expected NAME=SOURCE"),
         (["--validate", "a=synthetic:8", "--validate", "a=synthetic:9"], "names 'a' twice"),
