@@ -109,14 +109,14 @@ def test_a_net_or_attack_that_fails_at_everything_is_said_at_once(trained: Path,
     assert len(parts(tmp_path / "out")) < 4
 
 
-@pytest.mark.parametrize("by", PLAIN)
-def test_killed_at_five_random_moments_and_resumed_the_table_is_the_same(
-    by: str, many: Path, trained: Path, wholes: dict[str, dict[str, Any]], tmp_path: Path
+@pytest.mark.parametrize(("by", "kills"), [("planted", 2), ("planted_stream", 5)])
+def test_killed_at_random_moments_and_resumed_the_table_is_the_same(
+    by: str, kills: int, many: Path, trained: Path, wholes: dict[str, dict[str, Any]], tmp_path: Path
 ) -> None:
     out, rng = tmp_path / "out", random.Random(0)
     words = attack(many, trained, out, by=by)
     kept: dict[Path, int] = {}
-    for _ in range(5):
+    for _ in range(kills):
         wanted = len(parts(out)) + rng.randint(0, 3)
         with subprocess.Popen(
             command(*words), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **settings(SHARD=1, MILLISECONDS=300)

@@ -35,48 +35,28 @@ def table(root: Path, faces: Faces, count: int = 120) -> str:
     return f"parquet:{root / 'faces.parquet'}"
 
 
-def folder(root: Path, faces: Faces, count: int = 120) -> str:
-    for name, label, image in list(zip(faces.names, faces.labels, faces.images, strict=True))[:count]:
-        place = root / faces.classes[label]
-        place.mkdir(parents=True, exist_ok=True)
-        (place / f"{name}.png").write_bytes(encode_png(image))
-    return f"folder:{root}"
-
-
-KINDS: list[Callable[..., str]] = [table, folder]
-kinds = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
-
-
 @pytest.fixture(scope="module")
-def whole(
-    tmp_path_factory: pytest.TempPathFactory, faces: Faces, trained: Path, local_ray: None
-) -> dict[Callable[..., str], Path]:
-    """Runs of one round, of each kind, whose faces are gone."""
-    found = {}
-    for kind in KINDS:
-        place = tmp_path_factory.mktemp("whole")
-        asked = RetrainConfig(
-            kind(place / "old", faces), str(trained), epochs=1, held_out=10, attack_faces=20, rules=Rules(rounds=1)
-        )
-        retrain(asked, place / "run", Console())
-        shutil.rmtree(place / "old")
-        found[kind] = place / "run"
-    return found
+def whole(tmp_path_factory: pytest.TempPathFactory, faces: Faces, trained: Path, local_ray: None) -> Path:
+    """A run of one round, whose faces are gone."""
+    place = tmp_path_factory.mktemp("whole")
+    asked = RetrainConfig(
+        table(place / "old", faces), str(trained), epochs=1, held_out=10, attack_faces=20, rules=Rules(rounds=1)
+    )
+    retrain(asked, place / "run", Console())
+    shutil.rmtree(place / "old")
+    return place / "run"
 
 
 @pytest.fixture
-def copied(whole: dict[Callable[..., str], Path], tmp_path: Path) -> Callable[[Callable[..., str]], Path]:
-    def copy(kind: Callable[..., str]) -> Path:
-        shutil.copytree(whole[kind], tmp_path / "run", symlinks=True)
-        return tmp_path / "run"
-
-    return copy
+def copied(whole: Path, tmp_path: Path) -> Path:
+    shutil.copytree(whole, tmp_path / "run", symlinks=True)
+    return tmp_path / "run"
 
 
 def test_a_copy_that_was_stopped_in_an_attack_goes_on_with_its_own_faces(
-    copied: Callable[..., Path], whole: dict[Callable[..., str], Path], dxray: Callable[..., Said]
+    copied: Path, whole: Path, dxray: Callable[..., Said]
 ) -> None:
-    run = copied(table)
+    run = copied
     rows = pq.read_table(run / "rounds.parquet")
     record = read_json(run / "retrain.json")
     for name in ("stop", "promotion"):
@@ -84,48 +64,45 @@ def test_a_copy_that_was_stopped_in_an_attack_goes_on_with_its_own_faces(
     write_json(run / "retrain.json", record)
     (run / "rounds/0001/round.json").unlink()
     next((run / "rounds/0001/judged/dx/images").iterdir()).unlink()
-    whole[table].rename(whole[table].with_name("away"))  # what the copy was made of is not there
+    whole.rename(whole.with_name("away"))  # what the copy was made of is not there
     try:
         code, _, errors = dxray("retrain", "--resume", run)
     finally:
-        whole[table].with_name("away").rename(whole[table])
+        whole.with_name("away").rename(whole)
     assert code == 0, errors
     assert pq.read_table(run / "rounds.parquet").equals(rows)
 
 
-@kinds
 def test_a_run_goes_on_where_its_faces_are_now_and_takes_in_what_is_new_there(
-    kind: Callable[..., str], copied: Callable[..., Path], faces: Faces, tmp_path: Path, dxray: Callable[..., Said]
+    copied: Path, faces: Faces, tmp_path: Path, dxray: Callable[..., Said]
 ) -> None:
-    run = copied(kind)
+    run = copied
     code, _, errors = dxray("retrain", "--update", run)
     assert code == 1
     assert f"if the faces are elsewhere now, say where: dxray retrain --update '{run}' --data SOURCE" in errors
-    now = kind(tmp_path / "new", faces)
+    now = table(tmp_path / "new", faces)
     assert dxray("retrain", "--resume", run, "--data", now)[0] == 0
     assert read_json(run / "retrain.json")["config"]["data"] == now
-    later = kind(tmp_path / "later", faces, 128)
+    later = table(tmp_path / "later", faces, 128)
     code, said, errors = dxray("retrain", "--update", run, "--data", later, "--json")
     assert code == 0, errors
     assert json.loads(said)["new_faces"] == 8
     assert json.loads(dxray("retrain", "--update", run, "--json")[1])["new_faces"] == 0  # it knows the place
 
 
-@kinds
 def test_another_image_name_or_label_at_the_new_place_is_refused(
-    kind: Callable[..., str], copied: Callable[..., Path], faces: Faces, tmp_path: Path, dxray: Callable[..., Said]
+    copied: Path, faces: Faces, tmp_path: Path, dxray: Callable[..., Said]
 ) -> None:
-    run = copied(kind)
+    run = copied
     before = (run / "retrain.json").read_bytes()
     fourth = np.arange(len(faces)) == 3
     others = {
         "is another image there": replace(faces, images=np.where(fourth[:, None, None, None], 0, faces.images)),
         "is not there": replace(faces, names=np.where(fourth, "new", faces.names)),
+        "has another label there": replace(faces, labels=faces.labels ^ fourth),
     }
-    if kind is table:  # in a folder the label is a part of the name
-        others["has another label there"] = replace(faces, labels=faces.labels ^ fourth)
     for number, (sentence, now) in enumerate(others.items()):
-        code, _, errors = dxray("retrain", "--resume", run, "--data", kind(tmp_path / str(number), now))
+        code, _, errors = dxray("retrain", "--resume", run, "--data", table(tmp_path / str(number), now))
         assert code == 1
         assert "does not hold the faces of" in errors
         assert f"{sentence}; say where the same faces are now" in errors
