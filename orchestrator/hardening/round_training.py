@@ -209,6 +209,7 @@ def _settled(run: Place, number: int, recipe: Recipe) -> dict[str, Any]:
                 keep()
                 if what == "unwritable":
                     unwritable(said)
+                word["share"] = max(word["share"], said["epoch"] / recipe.epochs)
                 word["figures"] = figures(said, recipe.epochs)
                 tell(word)
 
