@@ -12,7 +12,7 @@ demo: .venv/installed
 
 test: lint types units
 
-# In four parts, of which `make --jobs=3 test` runs three side by side: on 2 cores more only hinder each other.
+# In four parts, of which `make --jobs=2 test` runs two side by side: on 2 cores more only hinder each other.
 ROOMS := sweep hardening attack
 
 units: $(ROOMS:%=units-%) units-others
