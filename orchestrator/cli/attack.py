@@ -24,6 +24,7 @@ from dxray.orchestrator.cli.options import (
     Place,
     Seed,
     Whole,
+    class_names,
     given,
     must_leave_out,
 )
@@ -137,7 +138,7 @@ def attack(
             model=model,
             labels=labels,
             label=label,
-            classes=classes.split(",") if classes else None,
+            classes=class_names(classes),
             attack=attack,
             options=given(options),
             target=target,

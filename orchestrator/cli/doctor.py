@@ -4,7 +4,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from dxray.orchestrator.cli.options import DATA, Classes, Folder, Json, Label, Seed, Whole
+from dxray.orchestrator.cli.options import DATA, Classes, Folder, Json, Label, Seed, Whole, class_names
 
 
 def doctor(
@@ -46,7 +46,7 @@ def doctor(
         trial=trial,
         data=data,
         label=label,
-        classes=classes.split(",") if classes else None,
+        classes=class_names(classes),
         seed=seed,
         quick=quick,
         out=out,

@@ -106,6 +106,11 @@ def given(options: Any) -> dict[str, Any]:
     return {name: value for name, value in vars(options).items() if value is not None}
 
 
+def class_names(classes: str | None) -> list[str] | None:
+    """The names that `--classes` holds, with commas between them; None where it was not given."""
+    return classes.split(",") if classes else None
+
+
 def must_leave_out(options: Mapping[str, Any], reason: str, *, but: Collection[str]) -> None:
     """UserError, `reason` and their names, where others than `but` are among the options that were given.
 

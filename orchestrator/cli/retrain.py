@@ -26,6 +26,7 @@ from dxray.orchestrator.cli.options import (
     Seed,
     Source,
     Whole,
+    class_names,
     given,
     must_leave_out,
 )
@@ -226,7 +227,7 @@ def _config(
         data=data,
         model=model,
         label=label,
-        classes=classes.split(",") if classes else None,
+        classes=class_names(classes),
         data_seed=seed,
         max_clean_drop=max_clean_drop,
         label_by=label_by,

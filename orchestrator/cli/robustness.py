@@ -19,6 +19,7 @@ from dxray.orchestrator.cli.options import (
     Seed,
     Source,
     Whole,
+    class_names,
 )
 
 
@@ -68,7 +69,7 @@ def robustness(
         models=list(models),
         data=data,
         label=label,
-        classes=classes.split(",") if classes else None,
+        classes=class_names(classes),
         data_seed=seed,
         defenses=defense,
         surrogate=surrogate,

@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict
 from cyclopts import Group, Parameter
 from cyclopts.validators import mutually_exclusive
 
-from dxray.orchestrator.cli.options import DATA, GRID, ONCE, RESOURCES, SEARCH, Folder, Label, Source, Whole
+from dxray.orchestrator.cli.options import (
+    DATA,
+    GRID,
+    ONCE,
+    RESOURCES,
+    SEARCH,
+    Folder,
+    Label,
+    Source,
+    Whole,
+    class_names,
+)
 from dxray.orchestrator.errors import UserError
 from dxray.orchestrator.sweep.grid import PARAMETERS, Grid
 
@@ -103,7 +114,7 @@ def asked(
     return SweepConfig(
         data=data.data or "synthetic",
         size=data.size,
-        classes=data.classes.split(",") if data.classes else None,
+        classes=class_names(data.classes),
         label=data.label,
         data_seed=values["seed"][0] if "seed" in values else 0,
         grid=_grid(files, grid, console),
