@@ -266,6 +266,7 @@ def test_ctrl_c_keeps_finished_shards_and_says_how_to_go_on(trained: Path, faces
     assert f"go on with: dxray attack --resume '{out}'" in said
     kept = {part: part.stat().st_mtime_ns for part in parts(out)}
     assert kept
+    assert f"; {len(list(read_rows(out, ['name'])))} of 140 images are finished and kept" in said
     ended = subprocess.run(
         [*command[:4], "--resume", str(out)], capture_output=True, text=True, timeout=200, check=False
     )
